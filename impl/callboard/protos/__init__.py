@@ -1,0 +1,1 @@
+"""Wire contracts, generated from spec/protos by `make protos`."""

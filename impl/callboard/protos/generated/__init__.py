@@ -1,0 +1,1 @@
+"""Generated from spec/protos by `make protos`; do not edit."""
