@@ -1,0 +1,291 @@
+"""The replicated state machine: `apply` maps a state, a log position and a request to the next state and an answer.
+
+Which commands raise a namespace's version (`GenerationExact`):
+
+    ============================ =====================================================================
+    OpenSession, TakeOffice      never
+    CreateNamespace              never: it starts at (generation, 0), or at the floor of a deleted one
+    DeleteNamespace              never: the floor is kept
+    CommitBatch                  by one if a table changes, else not at all
+    RepeatRound                  by one
+    RaiseGeneration              every namespace, to (generation, 1)
+    RaiseFeatureLevel            never
+    ============================ =====================================================================
+
+Apply is total and deterministic: whatever the bytes, every replica gives the same answer. The one exception is a
+command or level of a newer callboard: `UnknownCommandError` and `UnknownFeatureLevelError` tell the replica to stop.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from attrs import evolve
+
+from callboard.core.commands import (
+    NO_SESSION,
+    CommitBatch,
+    CreateNamespace,
+    DeleteNamespace,
+    OpenSession,
+    RaiseFeatureLevel,
+    RaiseGeneration,
+    RepeatRound,
+    Request,
+    RequestId,
+    TakeOffice,
+)
+from callboard.core.records import (
+    MAX_GENERATION,
+    Answer,
+    AnswerCode,
+    HostRecord,
+    Member,
+    Namespace,
+    Policy,
+    ReplicatedState,
+    Session,
+    Version,
+)
+
+KNOWN_FEATURE_LEVEL = 1
+"""The newest feature level that this code implements."""
+
+SESSIONS_MAX = 1024
+SESSION_IDLE_ENTRIES = 100_000
+"""A session that no command used for this many log entries may be expired."""
+ANSWERS_PER_SESSION_MAX = 256
+NAMESPACES_MAX = 1024
+MEMBERS_PER_NAMESPACE_MAX = 20_000
+NAME_LENGTH_MAX = 255
+"""In characters; of hosts, namespaces, application ids and actor types."""
+ACTOR_TYPES_PER_HOST_MAX = 1000
+
+
+class UnknownFeatureLevelError(ValueError):
+    """The log or snapshot needs a feature level that this replica does not know: it must stop."""
+
+
+def apply(state: ReplicatedState, index: int, request: Request) -> tuple[ReplicatedState, Answer]:
+    """The state after the request at log position `index`, and its answer.
+
+    Positions must rise; an entry at or below `state.applied_index` is skipped (it was applied before).
+
+    Raises:
+        UnknownFeatureLevelError: the request raises the level beyond `KNOWN_FEATURE_LEVEL`.
+    """
+    if index <= state.applied_index:
+        return state, Answer(AnswerCode.STALE_REQUEST, detail=f"position {index} was applied before")
+    state = state.at(index)
+    identity = request.request_id
+    if identity.session == NO_SESSION:
+        return _execute(state, request)
+    repeated = _repetition(state, identity)
+    if repeated is not None:
+        return state, repeated
+    state, answer = _execute(state, request)
+    return _remember(state, identity, answer), answer
+
+
+def _repetition(state: ReplicatedState, identity: RequestId) -> Answer | None:
+    """The answer for a request that must not be executed (again), or None if it is new."""
+    session = state.sessions.get(identity.session)
+    if session is None:
+        return Answer(AnswerCode.EXPIRED_SESSION, detail=f"session {identity.session} is not open")
+    if identity.sequence in session.answers:
+        return session.answers[identity.sequence]
+    if identity.sequence < session.forgotten_below:
+        return Answer(AnswerCode.STALE_REQUEST, detail=f"request {identity.sequence} was answered and forgotten")
+    return None
+
+
+def _remember(state: ReplicatedState, identity: RequestId, answer: Answer) -> ReplicatedState:
+    session = state.sessions[identity.session]
+    answers = {**session.answers, identity.sequence: answer}
+    forgotten_below = max(session.forgotten_below, min(identity.acknowledged_below, identity.sequence))
+    answers = {sequence: kept for sequence, kept in sorted(answers.items()) if sequence >= forgotten_below}
+    while len(answers) > ANSWERS_PER_SESSION_MAX:
+        lowest = next(iter(answers))
+        del answers[lowest]
+        forgotten_below = lowest + 1
+    session = Session(state.entries_applied, forgotten_below, answers)
+    return evolve(state, sessions={**state.sessions, identity.session: session})
+
+
+def _execute(state: ReplicatedState, request: Request) -> tuple[ReplicatedState, Answer]:
+    match request.command:
+        case OpenSession():
+            return _open_session(state)
+        case TakeOffice() as command:
+            return _take_office(state, command)
+        case CreateNamespace() as command:
+            return _create_namespace(state, command)
+        case DeleteNamespace() as command:
+            return _delete_namespace(state, command)
+        case CommitBatch() as command:
+            return _commit_batch(state, command)
+        case RepeatRound() as command:
+            return _repeat_round(state, command)
+        case RaiseGeneration() as command:
+            return _raise_generation(state, command)
+        case RaiseFeatureLevel() as command:
+            return _raise_feature_level(state, command)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _open_session(state: ReplicatedState) -> tuple[ReplicatedState, Answer]:
+    number = state.next_session
+    oldest_use_kept = state.entries_applied - SESSION_IDLE_ENTRIES
+    kept = sorted((s.last_used_entry, k) for k, s in state.sessions.items() if s.last_used_entry >= oldest_use_kept)
+    sessions = {key: state.sessions[key] for _, key in sorted(kept[-(SESSIONS_MAX - 1) :], key=lambda pair: pair[1])}
+    sessions[number] = Session(state.entries_applied)
+    return evolve(state, sessions=sessions, next_session=number + 1), Answer(AnswerCode.OK, number)
+
+
+def _take_office(state: ReplicatedState, command: TakeOffice) -> tuple[ReplicatedState, Answer]:
+    holder = f"{command.replica_id}/{command.nonce}"
+    if state.epoch_holder == holder:
+        return state, Answer(AnswerCode.UNCHANGED, state.epoch)
+    epoch = state.epoch + 1
+    return evolve(state, epoch=epoch, epoch_holder=holder), Answer(AnswerCode.OK, epoch)
+
+
+def _create_namespace(state: ReplicatedState, command: CreateNamespace) -> tuple[ReplicatedState, Answer]:
+    if not 0 < len(command.namespace) <= NAME_LENGTH_MAX:
+        return state, Answer(AnswerCode.INVALID, detail=f"namespace name must have 1 to {NAME_LENGTH_MAX} characters")
+    if command.policy is not Policy.BARRIER:
+        detail = f"policy {command.policy.value} needs a later feature level than {state.feature_level}"
+        return state, Answer(AnswerCode.UNSUPPORTED, detail=detail)
+    existing = state.namespaces.get(command.namespace)
+    if existing is not None:
+        if existing.policy is command.policy:
+            return state, Answer(AnswerCode.UNCHANGED, existing.version.wire)
+        detail = f"namespace {command.namespace} exists with policy {existing.policy.value}"
+        return state, Answer(AnswerCode.CONFLICT, detail=detail)
+    if len(state.namespaces) + len(state.deleted_namespaces) >= NAMESPACES_MAX:
+        return state, Answer(AnswerCode.LIMIT, detail=f"more than {NAMESPACES_MAX} namespaces")
+    floors = dict(state.deleted_namespaces)
+    version = max(floors.pop(command.namespace, Version()), Version(state.generation, 0))
+    namespaces = {**state.namespaces, command.namespace: Namespace(command.policy, version)}
+    state = evolve(state, namespaces=namespaces, deleted_namespaces=floors)
+    return state, Answer(AnswerCode.OK, version.wire)
+
+
+def _delete_namespace(state: ReplicatedState, command: DeleteNamespace) -> tuple[ReplicatedState, Answer]:
+    existing = state.namespaces.get(command.namespace)
+    if existing is None:
+        return state, Answer(AnswerCode.NOT_FOUND, detail=f"no namespace {command.namespace}")
+    if existing.members:
+        detail = f"namespace {command.namespace} still has {len(existing.members)} members"
+        return state, Answer(AnswerCode.CONFLICT, detail=detail)
+    namespaces = {name: kept for name, kept in state.namespaces.items() if name != command.namespace}
+    floors = {**state.deleted_namespaces, command.namespace: existing.version}
+    state = evolve(state, namespaces=namespaces, deleted_namespaces=floors)
+    return state, Answer(AnswerCode.OK, existing.version.wire)
+
+
+def _commit_batch(state: ReplicatedState, command: CommitBatch) -> tuple[ReplicatedState, Answer]:
+    refused = _refuse_epoch(state, command.epoch)
+    if refused is not None:
+        return state, refused
+    namespace = state.namespaces.get(command.namespace)
+    if namespace is None:
+        return state, Answer(AnswerCode.NOT_FOUND, detail=f"no namespace {command.namespace}")
+    for host in command.upserts:
+        problem = host_problem(host)
+        if problem is not None:
+            return state, Answer(AnswerCode.INVALID, detail=problem)
+    members = dict(namespace.members)
+    for removal in command.removals:
+        member = members.get(removal.name)
+        if member is not None and member.incarnation == removal.incarnation:
+            del members[removal.name]
+    incarnation = state.next_incarnation
+    for host in command.upserts:
+        present = members.get(host.name)
+        if present is None or present.host != host:
+            members[host.name] = Member(host, incarnation)
+            incarnation += 1
+    if len(members) > MEMBERS_PER_NAMESPACE_MAX:
+        return state, Answer(AnswerCode.LIMIT, detail=f"more than {MEMBERS_PER_NAMESPACE_MAX} members")
+    if members == namespace.members:
+        return state, Answer(AnswerCode.UNCHANGED, namespace.version.wire)
+    changed = _tables_differ(namespace.members, members)
+    version = namespace.version.next() if changed else namespace.version
+    namespace = evolve(namespace, version=version, members=dict(sorted(members.items())))
+    state = evolve(state, next_incarnation=incarnation, namespaces={**state.namespaces, command.namespace: namespace})
+    return state, Answer(AnswerCode.OK if changed else AnswerCode.UNCHANGED, version.wire)
+
+
+def _tables_differ(before: dict[str, Member], after: dict[str, Member]) -> bool:
+    """Whether sidecars would compute other rings: who left and came back alike within a batch changes nothing."""
+    return {name: member.host for name, member in before.items()} != {
+        name: member.host for name, member in after.items()
+    }
+
+
+def _repeat_round(state: ReplicatedState, command: RepeatRound) -> tuple[ReplicatedState, Answer]:
+    refused = _refuse_epoch(state, command.epoch)
+    if refused is not None:
+        return state, refused
+    namespace = state.namespaces.get(command.namespace)
+    if namespace is None:
+        return state, Answer(AnswerCode.NOT_FOUND, detail=f"no namespace {command.namespace}")
+    namespace = evolve(namespace, version=namespace.version.next())
+    namespaces = {**state.namespaces, command.namespace: namespace}
+    return evolve(state, namespaces=namespaces), Answer(AnswerCode.OK, namespace.version.wire)
+
+
+def _raise_generation(state: ReplicatedState, command: RaiseGeneration) -> tuple[ReplicatedState, Answer]:
+    if not state.generation < command.generation <= MAX_GENERATION:
+        detail = f"generation {command.generation} is not above {state.generation} and at most {MAX_GENERATION}"
+        return state, Answer(AnswerCode.INVALID, detail=detail)
+    first = Version(command.generation, 1)
+    namespaces = {name: evolve(namespace, version=first) for name, namespace in state.namespaces.items()}
+    state = evolve(state, generation=command.generation, namespaces=namespaces)
+    return state, Answer(AnswerCode.OK, command.generation)
+
+
+def _raise_feature_level(state: ReplicatedState, command: RaiseFeatureLevel) -> tuple[ReplicatedState, Answer]:
+    refused = _refuse_epoch(state, command.epoch)
+    if refused is not None:
+        return state, refused
+    if command.level <= state.feature_level:
+        return state, Answer(AnswerCode.UNCHANGED, state.feature_level)
+    require_known_level(command.level)
+    return evolve(state, feature_level=command.level), Answer(AnswerCode.OK, command.level)
+
+
+def _refuse_epoch(state: ReplicatedState, epoch: int) -> Answer | None:
+    """Commands of a deposed leader have no effect, however late they commit."""
+    if epoch == state.epoch:
+        return None
+    return Answer(AnswerCode.STALE_EPOCH, state.epoch, f"epoch {epoch} is over; the current one is {state.epoch}")
+
+
+def require_known_level(level: int) -> None:
+    """Raise UnknownFeatureLevelError unless this code implements `level`."""
+    if level > KNOWN_FEATURE_LEVEL:
+        raise UnknownFeatureLevelError(
+            f"the replicated state needs feature level {level}, but this callboard knows only up to "
+            f"{KNOWN_FEATURE_LEVEL}: install a newer version on this replica"
+        )
+
+
+def host_problem(host: HostRecord) -> str | None:
+    """Why `host` cannot be a member, as one line naming field and value, or None if it can."""
+    if not 0 < len(host.name) <= NAME_LENGTH_MAX:
+        return f"host name must have 1 to {NAME_LENGTH_MAX} characters, not {len(host.name)}"
+    if len(host.app_id) > NAME_LENGTH_MAX:
+        return f"application id of host {host.name} has {len(host.app_id)} characters; the limit is {NAME_LENGTH_MAX}"
+    if not host.actor_types:
+        return f"host {host.name} has no actor types; only hosts with actor types are members"
+    if len(host.actor_types) > ACTOR_TYPES_PER_HOST_MAX:
+        return f"host {host.name} has {len(host.actor_types)} actor types; the limit is {ACTOR_TYPES_PER_HOST_MAX}"
+    for actor_type in host.actor_types:
+        if not 0 < len(actor_type) <= NAME_LENGTH_MAX:
+            return f"an actor type of host {host.name} has {len(actor_type)} characters; the limit is {NAME_LENGTH_MAX}"
+    if list(host.actor_types) != sorted(set(host.actor_types)):
+        return f"actor types of host {host.name} are not sorted and distinct"
+    return None
