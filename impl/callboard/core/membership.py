@@ -60,6 +60,8 @@ MEMBERS_PER_NAMESPACE_MAX = 20_000
 NAME_LENGTH_MAX = 255
 """In characters; of hosts, namespaces, application ids and actor types."""
 ACTOR_TYPES_PER_HOST_MAX = 1000
+HOST_RECORD_BYTES_MAX = 32 * 1024
+"""Of all strings of one host record in UTF-8: one host always fits one log entry of any engine."""
 
 
 class UnknownFeatureLevelError(ValueError):
@@ -286,6 +288,15 @@ def host_problem(host: HostRecord) -> str | None:
     for actor_type in host.actor_types:
         if not 0 < len(actor_type) <= NAME_LENGTH_MAX:
             return f"an actor type of host {host.name} has {len(actor_type)} characters; the limit is {NAME_LENGTH_MAX}"
+    size = host_record_bytes(host)
+    if size > HOST_RECORD_BYTES_MAX:
+        return f"host {host.name} and its actor types take {size} bytes; the limit is {HOST_RECORD_BYTES_MAX}"
     if list(host.actor_types) != sorted(set(host.actor_types)):
         return f"actor types of host {host.name} are not sorted and distinct"
     return None
+
+
+def host_record_bytes(host: HostRecord) -> int:
+    """An upper bound of what `host` takes in a log entry."""
+    strings = (host.name, host.app_id, host.process, *host.actor_types)
+    return 64 + sum(len(text.encode("utf-8", "surrogatepass")) + 3 for text in strings)

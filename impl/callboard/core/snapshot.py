@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
-
 from attrs import evolve
 
 from callboard.core.membership import require_known_level

@@ -1,0 +1,56 @@
+# Every target sets up what it needs first; `make setup` does only that. Options: see README.md and CONTRIBUTING.md.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+.PHONY: help setup demo serve test lint protos model-check model-check-quick bench engine-bench kill-trials raft-simulation clean
+
+help:
+	@echo "make demo               a three-replica cluster, sidecars, a leader killed with -9, and what happened as a table"
+	@echo "make test               everything that must pass before a change lands"
+	@echo "make serve              one server on 127.0.0.1:50005 until Ctrl-C"
+	@echo "make model-check        TLC over all of tla/  (model-check-quick: the part that make test runs)"
+	@echo "make bench              1,000 simulated sidecars on one cluster"
+	@echo "make engine-bench       commits/s, latency and failover of the consensus engines"
+	@echo "make kill-trials        kill -9 of every replica at the moment of compaction, 40 times"
+	@echo "make raft-simulation    thousands of random schedules against the embedded engine"
+	@echo "make protos             regenerate the code of spec/protos"
+	@echo "make setup              only install what is missing"
+
+setup:
+	@bash harness/setup.sh
+
+demo: setup
+	@$(PYTHON) -m harness.demo
+
+serve: setup
+	@$(PYTHON) -m callboard.cli.main serve --data-dir .build/serve
+
+test: setup
+	@$(PYTHON) -m harness.stages
+
+lint: setup
+	@$(PYTHON) -m harness.stages --only style,types,layers,protos
+
+protos: setup
+	@$(PYTHON) -m harness.protos
+
+model-check: setup
+	@$(PYTHON) -m harness.modelcheck --tier all
+
+model-check-quick: setup
+	@$(PYTHON) -m harness.modelcheck --tier quick
+
+bench: setup
+	@$(PYTHON) -m harness.bench_sidecars
+
+engine-bench: setup
+	@$(PYTHON) -m harness.enginebench bench
+
+kill-trials: setup
+	@$(PYTHON) -m harness.enginebench kill-trials --trials 40
+
+raft-simulation: setup
+	@$(PYTHON) -m harness.raftsim --schedules $(or $(SCHEDULES),5000) --seed $(or $(SEED),1)
+
+clean:
+	rm -rf .build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

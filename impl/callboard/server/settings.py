@@ -1,0 +1,89 @@
+"""Everything that can be set on a replica, with its default. Durations are in milliseconds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from attrs import field, frozen
+from attrs.validators import ge
+
+from callboard.consensus.interface import Peer
+
+
+class EngineName(StrEnum):
+    """The consensus engines."""
+
+    MEMORY = "memory"
+    PYSYNCOBJ = "pysyncobj"
+    ETCD = "etcd"
+
+
+@frozen
+class TlsFiles:
+    """PEM files of a replica: the authorities it trusts, its certificate chain, and its key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@frozen
+class SidecarSettings:
+    """The service that Dapr sidecars talk to (policy `barrier`)."""
+
+    replication_factor: int = field(default=100, validator=ge(1))
+    round_timeout_ms: int = field(default=8000, validator=ge(1))
+    coalesce_ms: int = field(default=0, validator=ge(0))
+    member_grace_ms: int = field(default=10_000, validator=ge(0))
+    """How long members that have not come back are kept after a change of leader."""
+    keepalive_time_ms: int = 2000
+    keepalive_timeout_ms: int = 3000
+    streams_max: int = field(default=20_000, validator=ge(1))
+    window_bytes: int = field(default=16 * 1024 * 1024, validator=ge(1))
+    """Bytes of orders that may be in flight over all streams together."""
+    message_bytes_max: int = field(default=4 * 1024 * 1024, validator=ge(1024))
+    """Largest message that is accepted from a sidecar."""
+
+
+@frozen
+class EngineSettings:
+    """The consensus engine below this replica."""
+
+    name: EngineName = EngineName.PYSYNCOBJ
+    peers: tuple[Peer, ...] = ()
+    """All replicas including this one; `host:port` is where this replica dials the peer."""
+    data_dir: Path | None = None
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8201
+    allow_plaintext: bool = False
+    """Consensus traffic without TLS beyond loopback."""
+    etcd_endpoints: tuple[str, ...] = ()
+    etcd_prefix: str = "/callboard"
+    etcd_user: str = ""
+    etcd_password_file: Path | None = None
+    etcd_ca: Path | None = None
+    etcd_certificate: Path | None = None
+    etcd_key: Path | None = None
+    etcd_managed: bool = False
+
+
+@frozen
+class ServerSettings:
+    """One replica."""
+
+    replica_id: str = "dapr-placement-0"
+    listen_address: str = "127.0.0.1"
+    port: int = 50005
+    healthz_address: str = "127.0.0.1"
+    healthz_port: int = 8080
+    metrics_enabled: bool = True
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = 9090
+    metadata_enabled: bool = False
+    """Whether /placement/state answers."""
+    tls: TlsFiles | None = None
+    trust_domain: str = "localhost"
+    sidecars: SidecarSettings = SidecarSettings()
+    engine: EngineSettings = EngineSettings()
+    stop_grace_ms: int = field(default=5000, validator=ge(0))
