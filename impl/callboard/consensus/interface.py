@@ -91,7 +91,10 @@ class Leadership:
 
 @frozen
 class Applied:
-    """The answer to an acknowledged proposal: its position in the log and what `StateMachine.apply` returned."""
+    """The answer to an acknowledged proposal: its position in the log and what `StateMachine.apply` returned.
+
+    If `apply` raised, `result` is that exception.
+    """
 
     index: int
     result: object
