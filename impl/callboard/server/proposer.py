@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import structlog
 from attrs import frozen
@@ -26,8 +28,15 @@ class ProposalLimits:
 class Proposer:
     """The leader's way into the log. One instance lives for one leader epoch of one replica."""
 
-    def __init__(self, engine: Engine, limits: ProposalLimits | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        observe_latency_s: Callable[[float], None],
+        limits: ProposalLimits | None = None,
+    ) -> None:
         self._engine = engine
+        self._observe_latency_s = observe_latency_s
         self._limits = limits or ProposalLimits()
         self._session = 0
         self._next_sequence = 1
@@ -66,6 +75,7 @@ class Proposer:
         limits = self._limits
         unknown: OutcomeUnknown | None = None
         for attempt in range(1, limits.attempts_max + 1):
+            started = time.monotonic()
             try:
                 applied = await self._engine.propose(entry, timeout_ms=limits.attempt_timeout_ms)
             except OutcomeUnknown as error:
@@ -78,6 +88,7 @@ class Proposer:
                     raise
                 log.info("a proposal was refused", attempt=attempt, reason=str(error))
             else:
+                self._observe_latency_s(time.monotonic() - started)
                 if not isinstance(applied.result, Answer):
                     raise ProposalError(f"apply at position {applied.index} returned {applied.result!r}")
                 return applied.result

@@ -1,0 +1,182 @@
+"""The gRPC service for operators: status, members, lookups. Any replica answers; reads can be made linearizable."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from callboard import __version__
+from callboard.consensus.interface import BarrierFailed, Engine
+from callboard.core.records import Member, Namespace, Policy, ReplicatedState
+from callboard.core.ring import Ring
+from callboard.core.snapshot import digest
+from callboard.protos.generated import admin_pb2
+from callboard.server.namespace_runner import NamespaceRunner
+
+SERVICE = "callboard.admin.v1.Admin"
+BARRIER_TIMEOUT_MS = 3000
+WAITING_SHOWN_MAX = 100
+
+
+class ReplicaView(Protocol):
+    """What the admin service reads of the replica."""
+
+    @property
+    def engine(self) -> Engine:
+        """The consensus engine."""
+
+    @property
+    def state(self) -> ReplicatedState:
+        """The replicated state as applied here."""
+
+    def runners(self) -> dict[str, NamespaceRunner]:
+        """Runners of all namespaces while this replica is in office, else nothing."""
+
+    def in_office(self) -> bool:
+        """Whether this replica serves hosts as leader."""
+
+
+class AdminService:
+    """Handlers of callboard.admin.v1.Admin."""
+
+    def __init__(self, replica: ReplicaView, replication_factor: int) -> None:
+        self._replica = replica
+        self._replication_factor = replication_factor
+        self._ring: tuple[tuple[str, int, str], Ring] | None = None
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+
+        def unary(method: Callable[..., Awaitable[Any]], request: Any, reply: Any) -> grpc.RpcMethodHandler[Any, Any]:
+            return grpc.unary_unary_rpc_method_handler(
+                method, request_deserializer=request.FromString, response_serializer=reply.SerializeToString
+            )
+
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Status": unary(self.status, admin_pb2.StatusRequest, admin_pb2.StatusReply),
+                "ListMembers": unary(self.list_members, admin_pb2.ListMembersRequest, admin_pb2.ListMembersReply),
+                "Lookup": unary(self.lookup, admin_pb2.LookupRequest, admin_pb2.LookupReply),
+            },
+        )
+
+    async def status(
+        self, request: admin_pb2.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.StatusReply:
+        """Status of this replica."""
+        await self._confirm(request.linearizable, context)
+        engine, state = self._replica.engine.status(), self._replica.state
+        leadership = engine.leadership
+        runners = self._replica.runners()
+        return admin_pb2.StatusReply(
+            replica_id=engine.replica_id,
+            callboard_version=__version__,
+            leader=leadership.leader or "",
+            term=leadership.term,
+            is_leader=leadership.is_local,
+            in_office=self._replica.in_office(),
+            epoch=state.epoch,
+            generation=state.generation,
+            feature_level=state.feature_level,
+            engine=engine.engine,
+            durable=engine.durable,
+            applied_index=engine.applied_index,
+            commit_index=engine.commit_index,
+            state_digest=digest(state),
+            peers_connected=engine.peers_connected,
+            namespaces=[
+                _namespace_status(name, namespace, runners.get(name)) for name, namespace in state.namespaces.items()
+            ],
+            engine_details=dict(engine.details),
+        )
+
+    async def list_members(
+        self, request: admin_pb2.ListMembersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ListMembersReply:
+        """Members by namespace and name."""
+        await self._confirm(request.linearizable, context)
+        state, runners = self._replica.state, self._replica.runners()
+        if request.namespace and request.namespace not in state.namespaces:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no namespace {request.namespace}")
+        reply = admin_pb2.ListMembersReply(applied_index=state.applied_index)
+        for name, namespace in sorted(state.namespaces.items()):
+            if request.namespace in {"", name}:
+                connected = runners[name].connected_names() if name in runners else None
+                reply.members.extend(_member(name, member, connected) for member in namespace.members.values())
+        return reply
+
+    async def lookup(
+        self, request: admin_pb2.LookupRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.LookupReply:
+        """The owner of an actor, by the same ring that sidecars compute."""
+        if not request.actor_type or not request.actor_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "actor_type and actor_id must be given")
+        await self._confirm(request.linearizable, context)
+        state = self._replica.state
+        name = request.namespace or "default"
+        namespace = state.namespaces.get(name)
+        if namespace is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no namespace {name}")
+        if namespace.policy is not Policy.BARRIER:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no lookup for policy {namespace.policy.value}")
+        owner = self._owner(name, namespace, request.actor_type, request.actor_id)
+        if owner is None:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no host of namespace {name} hosts actor type {request.actor_type}"
+            )
+        return admin_pb2.LookupReply(
+            host=owner.name,
+            app_id=owner.host.app_id,
+            version=namespace.version.wire,
+            applied_index=state.applied_index,
+        )
+
+    def _owner(self, name: str, namespace: Namespace, actor_type: str, actor_id: str) -> Member | None:
+        hosts = [member.name for member in namespace.members.values() if actor_type in member.host.actor_types]
+        if not hosts:
+            return None
+        key = (name, namespace.version.wire, actor_type)
+        if self._ring is None or self._ring[0] != key:
+            self._ring = (key, Ring(hosts, self._replication_factor))
+        return namespace.members[self._ring[1].owner(actor_id)]
+
+    async def _confirm(self, linearizable: bool, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        if not linearizable:
+            return
+        try:
+            await self._replica.engine.barrier(timeout_ms=BARRIER_TIMEOUT_MS)
+        except BarrierFailed as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no linearizable read: {error}")
+
+
+def _namespace_status(name: str, namespace: Namespace, runner: NamespaceRunner | None) -> admin_pb2.NamespaceStatus:
+    actor_types = {kind for member in namespace.members.values() for kind in member.host.actor_types}
+    status = admin_pb2.NamespaceStatus(
+        name=name,
+        policy=namespace.policy.value,
+        version=namespace.version.wire,
+        members=len(namespace.members),
+        actor_types=len(actor_types),
+    )
+    if runner is not None:
+        status.streams = runner.stream_count()
+        status.round = runner.phase()
+        status.waiting_for.extend(runner.waiting_for()[:WAITING_SHOWN_MAX])
+        status.table_bytes = runner.table_bytes()
+    return status
+
+
+def _member(namespace: str, member: Member, connected: frozenset[str] | None) -> admin_pb2.Member:
+    state = "" if connected is None else "connected" if member.name in connected else "grace"
+    return admin_pb2.Member(
+        namespace=namespace,
+        name=member.name,
+        incarnation=member.incarnation,
+        app_id=member.host.app_id,
+        actor_types=member.host.actor_types,
+        state=state,
+    )

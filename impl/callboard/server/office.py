@@ -1,0 +1,147 @@
+"""What a replica does while it leads: one epoch, one proposer, one runner per namespace.
+
+All soft state of leadership (streams, rounds, acknowledgements) lives in one `Office` and is dropped with it, also
+when the same replica is elected again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+
+from callboard.consensus.interface import Engine, NotApplied
+from callboard.core.commands import CreateNamespace, RaiseGeneration, TakeOffice
+from callboard.core.records import Namespace, Policy, ReplicatedState
+from callboard.server.byte_window import ByteWindow
+from callboard.server.machine import ReplicatedMachine
+from callboard.server.metrics import Metrics
+from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.proposer import Proposer
+from callboard.server.settings import SidecarSettings
+
+log = structlog.get_logger(__name__)
+
+
+class NamespaceRefusedError(Exception):
+    """A namespace cannot be used by sidecars; the message says why."""
+
+
+class Office:
+    """One term of office. Made by `take`; `close` ends it for good."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        machine: ReplicatedMachine,
+        proposer: Proposer,
+        metrics: Metrics,
+        settings: SidecarSettings,
+        epoch: int,
+        on_deposed: Callable[[str], None],
+    ) -> None:
+        self.engine = engine
+        self.epoch = epoch
+        self.closed = False
+        self.window = ByteWindow(settings.window_bytes)
+        self.runners: dict[str, NamespaceRunner] = {}
+        self._machine = machine
+        self._proposer = proposer
+        self._metrics = metrics
+        self._settings = settings
+        self._on_deposed = on_deposed
+
+    @classmethod
+    async def take(
+        cls,
+        engine: Engine,
+        machine: ReplicatedMachine,
+        metrics: Metrics,
+        settings: SidecarSettings,
+        on_deposed: Callable[[str], None],
+    ) -> Office:
+        """Start a new epoch and serve the namespaces of the replicated state. Raises ProposalError."""
+        proposer = Proposer(engine, observe_latency_s=metrics.commit_seconds.observe)
+        nonce = secrets.token_hex(8)
+        answer = await proposer.unprotected(TakeOffice(engine.replica_id, nonce))
+        if not answer.succeeded:
+            raise NotApplied(f"taking office was refused: {answer.detail}")
+        await proposer.open()
+        if not engine.status().durable and machine.state.generation == 0:
+            # Nothing of an earlier run of this engine is known: its versions must lie below ours all the same.
+            await proposer.propose(RaiseGeneration(int(time.time())))
+        office = cls(
+            engine=engine,
+            machine=machine,
+            proposer=proposer,
+            metrics=metrics,
+            settings=settings,
+            epoch=answer.number,
+            on_deposed=on_deposed,
+        )
+        for name, namespace in machine.state.namespaces.items():
+            if namespace.policy is Policy.BARRIER:
+                office._add_runner(name, namespace)
+        log.info("took office", epoch=office.epoch, namespaces=len(office.runners))
+        return office
+
+    async def runner(self, name: str) -> NamespaceRunner:
+        """The runner of a namespace for sidecars, which is created if it does not exist yet.
+
+        Raises:
+            NamespaceRefusedError: another policy, a limit, or an invalid name.
+            ProposalError: creating it was not acknowledged.
+        """
+        existing = self.runners.get(name)
+        if existing is not None:
+            return existing
+        if name not in self._machine.state.namespaces:
+            answer = await self._proposer.propose(CreateNamespace(name, Policy.BARRIER))
+            if not answer.succeeded:
+                raise NamespaceRefusedError(answer.detail)
+        namespace = self._machine.state.namespaces.get(name)
+        if namespace is None:
+            raise NamespaceRefusedError(f"namespace {name} was deleted")
+        if namespace.policy is not Policy.BARRIER:
+            raise NamespaceRefusedError(
+                f"namespace {name} has policy {namespace.policy.value}; sidecars need policy {Policy.BARRIER.value}"
+            )
+        return self.runners.get(name) or self._add_runner(name, namespace)
+
+    def _add_runner(self, name: str, namespace: Namespace) -> NamespaceRunner:
+        runner = NamespaceRunner(
+            name=name,
+            namespace=namespace,
+            epoch=self.epoch,
+            proposer=self._proposer,
+            current=lambda: self._machine.state.namespaces[name],
+            command_bytes=self.engine.limits.command_bytes,
+            metrics=self._metrics,
+            settings=self._settings,
+            on_deposed=self._on_deposed,
+        )
+        self.runners[name] = runner
+        return runner
+
+    def notice(self, before: ReplicatedState, after: ReplicatedState) -> None:
+        """Called after every applied command: another epoch means that this office is over."""
+        if self.closed:
+            return
+        if after.epoch != self.epoch:
+            self._on_deposed(f"epoch {after.epoch} of {after.epoch_holder} has begun")
+            return
+        for name, runner in self.runners.items():
+            namespace = after.namespaces.get(name)
+            if namespace is not None and namespace is not before.namespaces.get(name):
+                runner.tables_changed(namespace)
+
+    def close(self, code: str, text: str) -> None:
+        """End all streams with this gRPC status and stop all timers. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        for runner in self.runners.values():
+            runner.close(code, text)
