@@ -1,0 +1,228 @@
+"""Runs schedules, shortens failing ones, and reports."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+from attrs import define, evolve, field, frozen
+
+from harness.raftsim.checkers import Violation
+from harness.raftsim.replica import EngineUnderTest
+from harness.raftsim.schedule import LEADER, Event, Schedule, generate
+from harness.raftsim.world import World
+
+
+@frozen
+class EngineKind:
+    """An engine to simulate, and the environment that it needs."""
+
+    engine: EngineUnderTest
+    environment: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@frozen
+class Failure:
+    """A schedule in which a rule broke."""
+
+    schedule: Schedule
+    rule: str
+    detail: str
+    step: int
+    """Number of the event at which it was noticed; the number of events when it was noticed while healing."""
+
+
+@define
+class Totals:
+    """What a series of schedules did, in numbers."""
+
+    schedules: int = 0
+    events: int = 0
+    proposals: int = 0
+    acknowledged: int = 0
+    messages: int = 0
+    disk_changes: int = 0
+    crashes: int = 0
+    seconds: float = 0.0
+    rules: Counter[str] = field(factory=Counter)
+    failures: list[Failure] = field(factory=list)
+
+    @property
+    def per_second(self) -> float:
+        """Schedules per second."""
+        return self.schedules / self.seconds if self.seconds else 0.0
+
+
+class _Player:
+    """Plays the events of one schedule in a world."""
+
+    def __init__(self, world: World, schedule: Schedule) -> None:
+        self.world = world
+        self.schedule = schedule
+        self.lagging: dict[str, int] = {}
+        self.crashes = 0
+
+    def play(self, event: Event) -> None:
+        """Let one event happen; events that make no sense now are skipped."""
+        kind, *numbers = event
+        for name in list(self.lagging):
+            self.lagging[name] -= 1
+            if self.lagging[name] <= 0:
+                del self.lagging[name]
+        getattr(self, f"_{kind}")(*numbers)
+
+    def _name(self, number: int) -> str | None:
+        if number == LEADER:
+            leaders = self.world.leaders()
+            return leaders[-1] if leaders else None
+        name = self.world.names[number]
+        return name if name in self.world.alive() else None
+
+    def _round(self) -> None:
+        awake = [name for name in self.world.alive() if name not in self.lagging]
+        if awake:
+            self.world.tick(*awake)
+            self.world.deliver_all(awake)
+
+    def _tick(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.tick(name, seconds=0.02)
+
+    def _deliver(self, one: int, other: int, count: int) -> None:
+        self.world.deliver(self.world.names[one], self.world.names[other], count)
+
+    def _propose(self, one: int, count: int) -> None:
+        for _ in range(count):
+            if (name := self._name(one)) is not None:
+                self.world.propose(name)
+
+    def _barrier(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.barrier(name)
+
+    def _elect(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.elect(name)
+
+    def _compact(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.compact(name)
+
+    def _cut(self, one: int, other: int) -> None:
+        self.world.cut(self.world.names[one], self.world.names[other])
+
+    def _heal(self, one: int, other: int) -> None:
+        self.world.link(self.world.names[one], self.world.names[other])
+
+    def _heal_all(self) -> None:
+        self.world.link_all()
+
+    def _isolate(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.isolate(name)
+
+    def _lag(self, one: int, events: int) -> None:
+        self.lagging[self.world.names[one]] = events
+
+    def _advance(self, tenths: int) -> None:
+        self.world.now += tenths / 10
+
+    def _kill(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.crashes += 1
+            self.world.crash(name, power_lost=self.schedule.power)
+
+    def _kill_all(self) -> None:
+        for name in self.world.alive():
+            self.crashes += 1
+            self.world.crash(name, power_lost=self.schedule.power)
+
+    def _crash_at_write(self, one: int, writes: int, _nonce: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.crashes += 1
+            self.world.crash_after_writes(name, writes, power_lost=self.schedule.power)
+
+    def _restart(self, one: int) -> None:
+        name = self.world.names[one]
+        if name not in self.world.alive() and self.world.restart(name):
+            self.world.link(*self.world.names)
+
+
+def run_schedule(kind: EngineKind, schedule: Schedule, totals: Totals | None = None) -> Failure | None:
+    """Play a schedule, heal, and check. Returns the first broken rule."""
+    step = 0
+    world: World | None = None
+    player: _Player | None = None
+    with kind.environment():
+        try:
+            world = World(kind.engine, schedule.size, schedule.settings, schedule.seed)
+            world.link_all()
+            player = _Player(world, schedule)
+            for event in schedule.events:
+                player.play(event)
+                step += 1
+            world.heal()
+        except Violation as found:
+            return Failure(schedule, found.rule, found.detail, step)
+        finally:
+            if totals is not None and world is not None and player is not None:
+                _count(totals, world, player, step)
+    return None
+
+
+def _count(totals: Totals, world: World, player: _Player, step: int) -> None:
+    totals.schedules += 1
+    totals.events += step
+    totals.proposals += world.checkers.clients.proposals
+    totals.acknowledged += len(world.checkers.clients.acknowledged)
+    totals.messages += world.network.sent
+    totals.disk_changes += sum(world.disk(name).writes for name in world.names)
+    totals.crashes += player.crashes
+
+
+def run_many(
+    kind: EngineKind,
+    seeds: Iterator[int],
+    *,
+    size: int | None = None,
+    power: bool | None = None,
+    stop_after: int | None = None,
+    on_failure: Callable[[Failure], None] = lambda _failure: None,
+) -> Totals:
+    """Run the schedules of these seeds; stop after `stop_after` failures, if given."""
+    totals = Totals()
+    began = time.perf_counter()
+    for seed in seeds:
+        failure = run_schedule(kind, generate(seed, size=size, power=power), totals)
+        if failure is not None:
+            totals.failures.append(failure)
+            totals.rules[failure.rule] += 1
+            on_failure(failure)
+            if stop_after is not None and len(totals.failures) >= stop_after:
+                break
+    totals.seconds = time.perf_counter() - began
+    return totals
+
+
+def shorten(kind: EngineKind, failure: Failure, max_runs: int = 600) -> Failure:
+    """Remove events as long as the same rule breaks (delta debugging), with at most `max_runs` runs."""
+    best = failure
+    events = list(failure.schedule.events[: failure.step + 1])
+    part = max(1, len(events) // 2)
+    runs = 0
+    while runs < max_runs:
+        position, progress = 0, False
+        while position < len(events) and runs < max_runs:
+            candidate = events[:position] + events[position + part :]
+            runs += 1
+            found = run_schedule(kind, evolve(failure.schedule, events=tuple(candidate)))
+            if found is not None and found.rule == failure.rule:
+                best, events, progress = found, candidate, True
+            else:
+                position += part
+        if part == 1 and not progress:
+            break
+        part = max(1, part // 2)
+    return best

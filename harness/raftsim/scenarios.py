@@ -1,0 +1,3 @@
+from __future__ import annotations
+SCENARIOS: dict = {}
+def run_scenario(a, b): ...
