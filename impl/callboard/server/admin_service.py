@@ -142,7 +142,8 @@ class AdminService:
         key = (name, namespace.version.wire, actor_type)
         if self._ring is None or self._ring[0] != key:
             self._ring = (key, Ring(hosts, self._replication_factor))
-        return namespace.members[self._ring[1].owner(actor_id)]
+        owner = self._ring[1].lookup(actor_id)
+        return None if owner is None else namespace.members[owner]
 
     async def _confirm(self, linearizable: bool, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if not linearizable:
