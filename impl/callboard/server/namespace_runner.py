@@ -228,7 +228,8 @@ class NamespaceRunner:
         metrics.cut_streams.labels(self.name).inc(len(finished.cut))
         for phase, duration_ms in zip(Phase, finished.phase_ms, strict=True):
             metrics.round_seconds.labels(self.name, phase.value).observe(duration_ms / 1000)
-        log.info(
+        level = log.info if finished.streams else log.debug
+        level(
             "round finished",
             namespace=self.name,
             version=finished.version,
