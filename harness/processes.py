@@ -26,8 +26,9 @@ import grpc
 import grpc.aio
 import psutil
 from attrs import frozen
-from callboard.protos.generated import admin_pb2
 from prometheus_client.parser import text_string_to_metric_families
+
+from callboard.protos.generated import admin_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEASH = REPOSITORY / "harness" / "leash.py"
@@ -342,13 +343,12 @@ class Cluster:
         return [server.address for server in self.servers]
 
     async def __aenter__(self) -> Self:
-        with self._explained():
-            try:
-                self.start()
-                await self.wait_ready()
-            except BaseException:
-                await self.close(keep=True)
-                raise
+        try:
+            self.start()
+            await self.wait_ready()
+        except BaseException:
+            await self.close(keep=True)
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import grpc
 import grpc.aio
-from callboard.protos.generated.placement_pb2 import Host, HostOperation
 
+from callboard.protos.generated.placement_pb2 import Host, HostOperation
 from harness.sidecars.events import (
     CancelTimer,
     CloseSend,
@@ -131,6 +131,8 @@ class Sidecar:
         self._runs = asyncio.Event()
         self._runs.set()
         self._killed = False
+        self.received_bytes = 0
+        """Of all orders so far, without framing."""
         self.error: BaseException | None = None
         """A fault of the simulation itself, not of the server."""
 
@@ -252,6 +254,7 @@ class Sidecar:
                 await self._runs.wait()
                 if not isinstance(message, bytes):
                     return StreamEnded(attempt)
+                self.received_bytes += len(message)
                 self._feed(OrderReceived(attempt, self._decoder(message)))
         except BadOrder as error:
             return StreamEnded(attempt, "INTERNAL", str(error))

@@ -14,8 +14,9 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 
 from attrs import field, frozen
-from callboard.protos.generated.placement_pb2 import PlacementOrder, PlacementTables
 from google.protobuf.message import DecodeError
+
+from callboard.protos.generated.placement_pb2 import PlacementOrder, PlacementTables
 
 REPLICATION_FACTOR = 100
 """Virtual nodes per host, unless the server is told otherwise."""
@@ -140,7 +141,6 @@ class Order:
     operation: str
     version: int = 0
     tables: Tables | None = None
-    size: int = 0
 
 
 def _read_tables(message: PlacementTables) -> Tables:
@@ -163,7 +163,7 @@ def read_order(message: bytes) -> Order:
         if not tables.version.isdecimal():
             raise BadOrder(f"tables.version is not a decimal number: {tables.version[:40]!r}")
         version = int(tables.version)
-    return Order(order.operation, version, tables, len(message))
+    return Order(order.operation, version, tables)
 
 
 class OrderDecoder:

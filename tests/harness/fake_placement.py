@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
-from callboard.protos.generated.placement_pb2 import Host, PlacementOrder
 
+from callboard.protos.generated.placement_pb2 import Host, PlacementOrder
 from harness.sidecars.shell import METHOD
 
 DEADLINE_S = 20.0

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
-from callboard.protos.generated.placement_pb2 import LOCK, REPORT, UNKNOWN, UNLOCK, UPDATE
 
+from callboard.protos.generated.placement_pb2 import LOCK, REPORT, UNKNOWN, UNLOCK, UPDATE
 from harness.sidecars import Connection, Fleet, Generation, SidecarSettings, SidecarSpec
 from tests.harness.fake_placement import DEADLINE_S, Conversation, FakePlacement, fake_placement
 

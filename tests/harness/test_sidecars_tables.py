@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from callboard.protos.generated.placement_pb2 import PlacementOrder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard.protos.generated.placement_pb2 import PlacementOrder
 from harness.sidecars import naive, tables
 from harness.sidecars.events import SidecarSpec
 from harness.sidecars.fleet import expected_tables
