@@ -64,7 +64,7 @@ class _Proposal:
     """The batch in flight. `names` are the hosts that it changes."""
 
     batch_id: int
-    names: tuple[str, ...]
+    names: dict[str, None]
 
 
 @define(eq=False)
@@ -117,15 +117,11 @@ class BarrierNamespace:
             case StreamClosed(stream_id):
                 self._forget(stream_id)
             case BatchCommitted(batch_id, version, members):
-                self._end_proposal(batch_id)
-                self._batch_items = self.settings.batch_items_max
-                self._adopt(version, members)
+                self._batch_committed(batch_id, version, members, now_ms)
             case BatchFailed():
                 self._batch_failed(event, now_ms)
             case TablesChanged(version, members):
                 self._adopt(version, members)
-                self._changed.update(dict.fromkeys(self._stream_of))
-                self._changed.update(dict.fromkeys(members))
             case Started(version, members):
                 self._start(version, members, now_ms)
             case unreachable:
@@ -156,8 +152,23 @@ class BarrierNamespace:
             return self._round.members
         raise KeyError(f"no table of version {version} at hand; the current version is {self._version}")
 
+    @property
+    def stream_count(self) -> int:
+        """Open streams."""
+        return len(self._streams)
+
+    @property
+    def actor_stream_count(self) -> int:
+        """Open streams whose first report had actor types."""
+        return self._actor_streams
+
+    @property
+    def waiting_count(self) -> int:
+        """Streams that the running round waits for."""
+        return len(self._round.waiting) if self._round is not None else 0
+
     def status(self) -> BarrierStatus:
-        """What goes on, for metrics and operators."""
+        """What goes on, for operators. Its cost grows with the streams waited for; the counts above are cheap."""
         running = self._round
         waiting = sorted(running.waiting) if running is not None else []
         return BarrierStatus(
@@ -324,7 +335,7 @@ class BarrierNamespace:
         if not upserts and not removals:
             return
         self._last_batch_id += 1
-        names = (*(host.name for host in upserts), *(removal.name for removal in removals))
+        names = dict.fromkeys([*(host.name for host in upserts), *(removal.name for removal in removals)])
         self._proposal = _Proposal(self._last_batch_id, names)
         self._effects.append(ProposeBatch(self._last_batch_id, tuple(upserts), tuple(removals)))
 
@@ -335,16 +346,27 @@ class BarrierNamespace:
         self._proposal = None
         return proposal
 
+    def _batch_committed(self, batch_id: int, version: Version, members: Mapping[str, Member], now_ms: int) -> None:
+        proposal = self._end_proposal(batch_id)
+        self._batch_items = self.settings.batch_items_max
+        effective = version.wire > self._version
+        self._adopt(version, members)
+        if not effective and any(self._difference(name) is not None for name in proposal.names):
+            self._propose_not_before_ms = now_ms + self.settings.retry_ms
+
     def _batch_failed(self, event: BatchFailed, now_ms: int) -> None:
         proposal = self._end_proposal(event.batch_id)
-        self._changed.update(dict.fromkeys((*proposal.names, *self._before_round)))
+        self._changed.update(proposal.names)
+        self._changed.update(self._before_round)
         self._before_round = {}
+        self._unchecked.update(self._queued)
         if not event.retry and len(proposal.names) > 1:
             self._batch_items = len(proposal.names) // 2
             return
-        self._propose_not_before_ms = now_ms + self.settings.retry_ms
-        stream = self._stream_of.get(proposal.names[0])
-        if not event.retry and stream is not None:
+        stream = self._stream_of.get(next(iter(proposal.names)))
+        if event.retry or stream is None:
+            self._propose_not_before_ms = now_ms + self.settings.retry_ms
+        else:
             self._cut(stream.stream_id, event.status, event.text)
 
     def _adopt(self, version: Version, members: Mapping[str, Member]) -> None:
@@ -354,6 +376,10 @@ class BarrierNamespace:
         self._version = version.wire
         self._members = members
         self._unchecked.update(self._queued)
+        # Others may have changed the namespace as well: whatever is not as the streams say has to be put right.
+        for name in {**self._stream_of, **members}:
+            if self._difference(name) is not None:
+                self._changed[name] = None
 
     # ---- what follows
 
@@ -418,10 +444,11 @@ class BarrierNamespace:
         self._unchecked.pop(stream.stream_id, None)
 
     def _push_to_unchanged(self, now_ms: int) -> None:
-        """Bring the queued streams up to date that need no change of members."""
+        """Bring the queued streams up to date that need no change of members, nor are part of the batch in flight."""
         unchecked, self._unchecked = self._unchecked, {}
+        in_flight = self._proposal.names if self._proposal is not None else {}
         for stream in unchecked.values():
-            if self._difference(stream.host.name) is None:
+            if stream.host.name not in in_flight and self._difference(stream.host.name) is None:
                 self._admit(stream)
                 self._pushes[stream.stream_id] = now_ms + self.settings.round_timeout_ms
                 for phase in PHASES:

@@ -7,7 +7,7 @@ bytes of BLAKE2b-512, little-endian (the 64-byte digest cut short, not BLAKE2b w
 
 Host names of which one continues the other share virtual nodes: `10.0.0.1:5000` + `21` and `10.0.0.1:50002` + `1` are
 one string. A sidecar lets the host that it inserted last win, in the random order of Go's maps, so two
-sidecars may disagree about ids that fall on a shared node. This ring lets the host with the smallest name win (compared by
+sidecars may disagree about ids that fall on a shared node. This ring lets the host with the smallest name win (by
 code points), whatever the order of insertion, and `candidates` tells which hosts a sidecar might pick.
 """
 
