@@ -118,6 +118,16 @@ class SimDisk:
         self.dead = False
         self._crash_at = None
 
+    def damage(self, path: str, offset: int) -> None:
+        """Change one byte of a file, as a failing medium does. Raises FileNotFoundError."""
+        file = self._names[path]
+        file.content[offset] ^= 0x55
+        file.durable = bytes(file.content)
+
+    def size_while_down(self, path: str) -> int:
+        """Length of a file of a replica that does not run."""
+        return len(self._names[path].content)
+
     def _change(self) -> bool:
         """Count one change; True when the process dies in the middle of it."""
         if self.dead:

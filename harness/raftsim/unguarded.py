@@ -248,6 +248,10 @@ class _UnguardedReplica:
         entries: list[LogEntry] = log[0:]
         return View(application._isLeader(), application.raftCurrentTerm, entries, application.raftCommitIndex)  # noqa: SLF001
 
+    def add_member(self, peer: str) -> None:
+        """Add a replica to the group, as the library offers it."""
+        self._application.addNodeToCluster(Node(peer))
+
     def pending_proposals(self) -> int:
         waiting = self._application._SyncObj__commandsWaitingCommit  # noqa: SLF001
         return sum(map(len, waiting.values())) + len(self._application._SyncObj__commandsWaitingReply)  # noqa: SLF001
@@ -266,6 +270,9 @@ class Unguarded:
     """The library with journal and dump file, and the settings that suit it best otherwise."""
 
     name = "unguarded"
+
+    def __init__(self, *, dynamic_membership: bool = False) -> None:
+        self._dynamic_membership = dynamic_membership
 
     def boot(self, seat: Seat) -> Replica:
         """Start an instance. Use inside `library_in_simulation`."""
@@ -287,6 +294,7 @@ class Unguarded:
             logCompactionMinTime=10**9,
             logCompactionBatchSize=settings.chunk_bytes,
             commandsWaitLeader=False,
+            dynamicMembershipChange=self._dynamic_membership,
             journalFile=f"{seat.name}/journal",
             fullDumpFile=f"{seat.name}/dump",
         )

@@ -48,7 +48,16 @@ class _Slot:
 class World:
     """A group of `size` replicas named A, B, C ... of one kind of engine."""
 
-    def __init__(self, engine: EngineUnderTest, size: int, settings: Settings, seed: int) -> None:
+    def __init__(
+        self,
+        engine: EngineUnderTest,
+        size: int,
+        settings: Settings,
+        seed: int,
+        *,
+        groups: dict[str, list[str]] | None = None,
+    ) -> None:
+        """`groups` says whom each replica takes for its group at first; by default everybody."""
         self.engine = engine
         self.settings = settings
         self.names = [chr(ord("A") + number) for number in range(size)]
@@ -59,6 +68,7 @@ class World:
         self.restart_failures: list[str] = []
         self.errors: deque[str] = deque(maxlen=10)
         self.commands = 0
+        self._groups = groups or {name: self.names for name in self.names}
         self._found: Violation | None = None
         self._slots = {name: _Slot(name) for name in self.names}
         for name in self.names:
@@ -232,7 +242,7 @@ class World:
             self._watch(lambda: self.checkers.safety.restored(name, items, digest))
 
         slot.machine = RecordingMachine(on_apply, on_restore)
-        peers = tuple(peer for peer in self.names if peer != name)
+        peers = tuple(peer for peer in self._groups[name] if peer != name)
         seat = Seat(
             name, peers, slot.disk, self._clock, self.choice,
             lambda peer, message: not slot.disk.dead and self.network.send(name, peer, message),

@@ -1,3 +1,0 @@
-from __future__ import annotations
-SCENARIOS: dict = {}
-def run_scenario(a, b): ...
