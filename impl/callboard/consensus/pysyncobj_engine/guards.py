@@ -1,0 +1,583 @@
+"""The library's Raft class, guarded. The only module that touches the library's private names.
+
+PySyncObj 0.3.17 keeps elections, replication and the counting of commits; everything that arrives or leaves is
+looked at here first. Each method says which defect it closes:
+
+    V1  a follower cuts entries that it has acknowledged; a leader re-sends what was acknowledged
+    V2  the commit index moves past entries that no message has verified
+    V3  an acknowledgement of an earlier term counts in a later one
+    V4  an old snapshot replaces newer entries and newer state
+    V5  two changes of membership at a time split the group
+    V6  an exception in a client's callback applies the command again
+    V7  an exception in a command stops every replica for ever
+    V8  a long conflicting tail is never repaired
+    V9  a leader that sends a snapshot hears no answers meanwhile, and steps down
+    V10 a replica that was cut off disturbs the leader when it returns (no pre-vote)
+
+The library is pinned, because private names change without notice; `require_supported_library` refuses others.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pysyncobj.syncobj as library
+from attrs import define, field
+from pysyncobj import SyncObjConf
+from pysyncobj.node import Node as LibraryNode
+from pysyncobj.transport import Transport as LibraryTransport
+from pysyncobj.version import VERSION
+
+from callboard.consensus.interface import EngineFailed, EngineStartError
+from callboard.consensus.pysyncobj_engine import codec
+from callboard.consensus.pysyncobj_engine.journal import Base, Journal
+from callboard.consensus.pysyncobj_engine.options import CoreSettings
+from callboard.consensus.pysyncobj_engine.snapshots import OutgoingChunk, SnapshotSender
+
+logger = logging.getLogger(__name__)
+
+SUPPORTED_VERSION = "0.3.17"
+
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
+ROLES = ("follower", "candidate", "leader")
+
+
+def require_supported_library() -> None:
+    """Refuse any version but the pinned one.
+
+    Raises:
+        EngineStartError: naming both versions.
+    """
+    if VERSION != SUPPORTED_VERSION:
+        raise EngineStartError(f"pysyncobj {VERSION} is installed; this engine is made for {SUPPORTED_VERSION} only")
+
+
+def bind_clock(clock: Callable[[], float]) -> None:
+    """Let the library read this clock (seconds). It keeps one for the whole process, so every entry binds its own."""
+    library.monotonicTime = clock
+
+
+class ReplicaNode(LibraryNode):  # type: ignore[misc]  # the library has no types
+    """A replica id as the library wants it, with a hash that is the same in every run."""
+
+    id: str
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.id.encode())
+
+
+class Owner(Protocol):
+    """What the guarded library asks of the core around it."""
+
+    def apply_entry(self, index: int, kind: bytes, command: bytes) -> None:
+        """Apply one committed entry. Must not raise."""
+
+    def take_entries(self) -> list[bytes]:
+        """Entries to append now. Called only while this replica leads."""
+
+    def compact(self, applied_index: int) -> None:
+        """Replace the log by a snapshot, if it is time."""
+
+    def install(self, data: bytes, base: Base) -> None:
+        """Take a leader's snapshot over: state, files and journal."""
+
+    def transmit(self, peer_id: str, message: codec.Message, *, durable_first: bool) -> bool:
+        """Send a message, after the next sync if `durable_first`."""
+
+    def collect_chunk(self, peer_id: str, message: codec.SnapshotChunk) -> bytes | None:
+        """Keep a chunk of a snapshot; the whole when it was the last."""
+
+
+@define
+class _Follower:
+    """What a leader keeps per follower beside the library's own."""
+
+    rewound_at: int = 0
+    """Resets that answer messages before this sequence number are old news (V8)."""
+
+
+@define
+class _PreVote:
+    """A question to the others whether an election would succeed (V10)."""
+
+    term: int
+    granted: set[str] = field(factory=set)
+    won: bool = False
+
+
+class _Outlet(LibraryTransport):  # type: ignore[misc]
+    """The library's transport seam: its dictionaries become messages of `codec`."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, [])
+        self.raft: GuardedRaft | None = None
+
+    def send(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
+        """Called by the library for everything it wants to say."""
+        return self.raft is not None and self.raft.say(node, message)
+
+
+class GuardedRaft(library.SyncObj):  # type: ignore[misc]
+    """One replica's Raft state. Synchronous: whoever calls it owns time, network and disk."""
+
+    # The library's private state that is read or set here.
+    _SyncObj__connectedNodes: set[ReplicaNode]
+    _SyncObj__newAppendEntriesTime: float
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__raftElectionDeadline: float
+    _SyncObj__raftLastApplied: int
+    _SyncObj__raftLeader: ReplicaNode | None
+    _SyncObj__raftMatchIndex: dict[ReplicaNode, int]
+    _SyncObj__raftNextIndex: dict[ReplicaNode, int]
+    _SyncObj__raftState: int
+    _SyncObj__serializer: SnapshotSender
+
+    def __init__(
+        self,
+        replica_id: str,
+        peer_ids: tuple[str, ...],
+        *,
+        owner: Owner,
+        journal: Journal,
+        sender: SnapshotSender,
+        settings: CoreSettings,
+        generator: random.Random,
+        clock: Callable[[], float],
+        joining: bool,
+    ) -> None:
+        self._owner = owner
+        self._journal = journal
+        self._settings = settings
+        self._generator = generator
+        self._clock = clock
+        self.joining = joining
+        self._sequence = 0
+        self._answering = 0
+        self._verified: int | None = None
+        self._paused: set[ReplicaNode] = set()
+        self._resume_at: dict[ReplicaNode, int] = {}
+        self._followers: dict[str, _Follower] = {}
+        self._voters: set[str] = set()
+        self._pre_vote: _PreVote | None = None
+        self._leader_heard = float("-inf")
+        self.nodes = {peer_id: ReplicaNode(peer_id) for peer_id in peer_ids}
+        outlet = _Outlet()
+        bind_clock(clock)
+        original = library.createJournal
+        library.createJournal = lambda _path: journal
+        try:
+            super().__init__(
+                ReplicaNode(replica_id),
+                list(self.nodes.values()),
+                _configuration(settings),
+                nodeClass=ReplicaNode,
+                transport=outlet,
+            )
+        finally:
+            library.createJournal = original
+        outlet.raft = self
+        self._SyncObj__serializer = sender
+        self._SyncObj__raftLastApplied = max(1, journal.base.index)
+        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, journal.base.index)
+
+    # ------------------------------------------------------------------ reading the library's state
+
+    def role(self) -> int:
+        """FOLLOWER, CANDIDATE or LEADER."""
+        return self._SyncObj__raftState
+
+    def term(self) -> int:
+        """The current term."""
+        return self._SyncObj__raftCurrentTerm
+
+    def leader_id(self) -> str | None:
+        """The leader of this term, as far as known."""
+        node = self._SyncObj__raftLeader
+        return None if node is None or self.role() == CANDIDATE else node.id
+
+    def commit_index(self) -> int:
+        """Everything up to here is committed."""
+        return self._SyncObj__raftCommitIndex
+
+    def applied_index(self) -> int:
+        """Everything up to here is applied."""
+        return self._SyncObj__raftLastApplied
+
+    def connected_ids(self) -> tuple[str, ...]:
+        """The replicas that there is a link to."""
+        return tuple(sorted(node.id for node in self._SyncObj__connectedNodes))
+
+    # ------------------------------------------------------------------ driving it
+
+    def tick(self) -> None:
+        """Let time pass: elections, commits, applying, sending."""
+        self._guard_campaign()
+        was_leader = self.role() == LEADER
+        self.doTick(0)
+        if was_leader and self.role() != LEADER:
+            # The library keeps the deadline from before it led, and would campaign at once.
+            self._postpone_election()
+
+    def campaign_now(self) -> None:
+        """Let the election timeout expire."""
+        self._SyncObj__raftElectionDeadline = float("-inf")
+
+    def end_joining(self) -> None:
+        """Become a full member: vote from the next term on, and not in this one, where a predecessor may have voted."""
+        self.joining = False
+        self._SyncObj__setCurrentTerm(self.term(), self.selfNode.id)
+
+    def link_up(self, peer_id: str) -> None:
+        """Messages can be exchanged with `peer_id` from now on."""
+        self._SyncObj__onNodeConnected(self.nodes[peer_id])
+
+    def link_down(self, peer_id: str) -> None:
+        """The link broke; what was on it may be lost. Losing the leader this way shortens the wait for an election."""
+        node = self.nodes[peer_id]
+        self._SyncObj__onNodeDisconnected(node)
+        self._SyncObj__serializer.cancelTransmisstion(node)
+        if self._SyncObj__raftLeader == node and self.role() == FOLLOWER:
+            self._leader_heard = float("-inf")
+            soon = self._clock() + self._generator.uniform(0.1, 0.6) * self._settings.election_min_ms / 1000
+            self._SyncObj__raftElectionDeadline = min(soon, self._SyncObj__raftElectionDeadline)
+
+    def receive(self, peer_id: str, message: codec.Message) -> None:
+        """Take one message of a member."""
+        node = self.nodes[peer_id]
+        match message:
+            case codec.Append():
+                self._on_append(node, message)
+            case codec.Acknowledge():
+                self._on_acknowledge(node, message)
+            case codec.SnapshotChunk():
+                self._on_chunk(node, message)
+            case codec.RequestVote():
+                self._on_request_vote(node, message)
+            case codec.Vote():
+                self._on_vote(node, message)
+            case codec.RequestPreVote():
+                self._on_request_pre_vote(node, message)
+            case codec.PreVote():
+                self._on_pre_vote(node, message)
+            case _:
+                raise AssertionError(f"{type(message).__name__} is not for the library")
+
+    # ------------------------------------------------------------------ what the library says
+
+    def say(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
+        """Turn what the library wants to send into a message; called through `_Outlet`."""
+        kind = message["type"]
+        if kind == "append_entries":
+            return self._say_append(node, message)
+        if kind == "next_node_idx":
+            return self._say_acknowledge(node, message)
+        if kind == "request_vote":
+            ask = codec.RequestVote(message["term"], message["last_log_index"], message["last_log_term"])
+            return self._owner.transmit(node.id, ask, durable_first=True)
+        if kind == "response_vote":
+            return self._owner.transmit(node.id, codec.Vote(message["term"]), durable_first=True)
+        raise AssertionError(f"the library wants to send {kind}, which this engine never asks for")
+
+    def _say_append(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
+        self._sequence += 1
+        term = message["term"]
+        if "serialized" in message:
+            chunk: OutgoingChunk = message["serialized"][0]
+            if chunk.is_last:
+                self._resume_at[node] = chunk.base.index + 1
+            if chunk.is_last or not chunk.data:
+                self._pause(node)
+            wire: codec.Message = codec.SnapshotChunk(
+                self._sequence, term, chunk.base.index, chunk.base.term, chunk.offset, chunk.is_last, chunk.data
+            )
+            return self._owner.transmit(node.id, wire, durable_first=False)
+        previous = message["prevLogIdx"]
+        wire = codec.Append(
+            self._sequence, term, message["commit_index"], previous, message["prevLogTerm"], message["entries"]
+        )
+        sent = self._owner.transmit(node.id, wire, durable_first=False)
+        if not sent and message["entries"]:
+            # The library believes that these entries are on their way: correct it, and pause this follower.
+            self._SyncObj__raftNextIndex[node] = previous + 1
+            self._pause(node)
+        return sent
+
+    def _say_acknowledge(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
+        next_index = message["next_node_idx"]
+        if message["success"] and self._verified is not None:
+            # V1: the guard trimmed the message, so the library counts from another place.
+            next_index = self._verified + 1
+        elif message["reset"] and not message["success"]:
+            next_index = self._back_off(next_index)
+        # V3: an acknowledgement belongs to a term. It leaves only when the entries are durable.
+        answer = codec.Acknowledge(self._answering, self.term(), next_index, message["reset"], message["success"])
+        return self._owner.transmit(node.id, answer, durable_first=True)
+
+    def _back_off(self, conflict: int) -> int:
+        """V8: skip a whole conflicting term at once instead of one entry per message, never below what is committed."""
+        term = self._journal.term_at(conflict)
+        while term is not None and conflict > 2 and self._journal.term_at(conflict - 1) == term:
+            conflict -= 1
+        return max(conflict, min(self.commit_index(), self._journal.last_index) + 1)
+
+    def _pause(self, node: ReplicaNode) -> None:
+        """Make the library's sending loop leave this follower alone until the next round."""
+        self._SyncObj__connectedNodes.discard(node)
+        self._paused.add(node)
+
+    # ------------------------------------------------------------------ what arrives for a follower
+
+    def _on_append(self, node: ReplicaNode, message: codec.Append) -> None:
+        if message.term < self.term():
+            return
+        self._heard_leader(node, message.term)
+        self._answering = message.sequence
+        self._verified = None
+        entries = message.entries
+        previous, commit = message.previous_index, message.commit_index
+        if self._journal.term_at(previous) == message.previous_term:
+            # V1: keep every entry that is held already; only a real conflict may cut the log.
+            self._verified = previous + len(entries)
+            # V2: nothing beyond what this message has verified is known to be committed.
+            commit = min(commit, self._verified)
+            held = 0
+            while held < len(entries) and self._journal.term_at(entries[held][1]) == entries[held][2]:
+                held += 1
+            entries = entries[held:]
+            previous = entries[0][1] - 1 if entries else self._journal.last_index
+        self._refuse_divergence(previous, message, entries)
+        self._hand_over(
+            node,
+            type="append_entries",
+            term=message.term,
+            commit_index=commit,
+            entries=entries,
+            prevLogIdx=previous,
+            prevLogTerm=message.previous_term if self._verified is None else self._journal.term_at(previous),
+        )
+        self._verified = None
+
+    def _refuse_divergence(self, previous: int, message: codec.Append, entries: list[codec.Entry]) -> None:
+        """A leader that contradicts what is committed here means that a promise was broken somewhere: stop."""
+        committed = self.commit_index()
+        if self._verified is None:
+            held = self._journal.term_at(previous)
+            diverges = held is not None and held != message.previous_term and previous <= committed
+        else:
+            diverges = bool(entries) and entries[0][1] <= committed
+        if diverges:
+            raise EngineFailed(
+                f"the leader of term {message.term} contradicts entry {previous} or its successor, "
+                f"and everything up to {committed} is committed here: some replica lost what it had acknowledged"
+            )
+
+    def _on_chunk(self, node: ReplicaNode, message: codec.SnapshotChunk) -> None:
+        if message.term < self.term():
+            return
+        self._heard_leader(node, message.term)
+        self._answering = message.sequence
+        # V2: the library would move the commit index for every chunk. It sees only a heartbeat without one.
+        self._hand_over(node, type="append_entries", term=message.term, commit_index=0, serialized=None)
+        base = Base(message.index, message.index_term)
+        if base.index <= self.commit_index():
+            # V4: all of it is committed here. What is committed here is what any leader has.
+            self._answer(node, self.commit_index() + 1, reset=True, success=True)
+        elif self._journal.term_at(base.index) == base.term:
+            # V4: the log reaches beyond the snapshot and agrees with it: it has verified everything up to there.
+            self._SyncObj__raftCommitIndex = base.index
+            self._journal.setRaftCommitIndex(base.index)
+            self._answer(node, base.index + 1, reset=True, success=True)
+        else:
+            data = self._owner.collect_chunk(node.id, message)
+            if data is None:
+                # V9: an answer to every chunk shows the leader that this follower is there.
+                self._answer(node, self._journal.last_index + 1, reset=False, success=False)
+                return
+            self._owner.install(data, base)
+            self._SyncObj__raftLastApplied = base.index
+            self._SyncObj__raftCommitIndex = base.index
+            self._answer(node, base.index + 1, reset=False, success=True)
+
+    def _answer(self, node: ReplicaNode, next_index: int, *, reset: bool, success: bool) -> None:
+        answer = codec.Acknowledge(self._answering, self.term(), next_index, reset, success)
+        self._owner.transmit(node.id, answer, durable_first=True)
+
+    def _heard_leader(self, node: ReplicaNode, term: int) -> None:
+        if self.role() == LEADER and term == self.term():
+            raise EngineFailed(f"two leaders in term {term}: this replica and {node.id}")
+        self._leader_heard = self._clock()
+        self._pre_vote = None
+
+    # ------------------------------------------------------------------ what arrives for a leader
+
+    def _on_acknowledge(self, node: ReplicaNode, message: codec.Acknowledge) -> None:
+        if self.role() != LEADER or message.term != self.term():
+            return  # V3
+        if not 2 <= message.next_index <= self._journal.last_index + 1:
+            logger.error("%s acknowledges entry %d, which does not exist", node.id, message.next_index - 1)
+            return
+        follower = self._followers.setdefault(node.id, _Follower())
+        # V8: one reset at a time. Those that answer what was sent before the last rewind would undo it.
+        reset = message.reset and message.sequence >= follower.rewound_at
+        sent_up_to = self._SyncObj__raftNextIndex[node]
+        if reset and not message.success and message.next_index <= self._SyncObj__raftMatchIndex[node]:
+            logger.error("%s lost entries that it had acknowledged: it asks for %d", node.id, message.next_index)
+        self._hand_over(
+            node,
+            type="next_node_idx",
+            next_node_idx=message.next_index,
+            reset=reset,
+            success=message.success,
+        )
+        if reset:
+            follower.rewound_at = self._sequence + 1
+            self._SyncObj__serializer.cancelTransmisstion(node)
+            self._SyncObj__newAppendEntriesTime = float("-inf")
+        else:
+            # V1: an acknowledgement never moves the sending position back.
+            self._SyncObj__raftNextIndex[node] = max(sent_up_to, self._SyncObj__raftNextIndex[node])
+
+    # ------------------------------------------------------------------ elections
+
+    def _on_request_vote(self, node: ReplicaNode, message: codec.RequestVote) -> None:
+        if self.joining:
+            return  # a replacement does not know what its predecessor voted (see replace)
+        self._hand_over(
+            node,
+            type="request_vote",
+            term=message.term,
+            last_log_index=message.last_index,
+            last_log_term=message.last_term,
+        )
+
+    def _on_vote(self, node: ReplicaNode, message: codec.Vote) -> None:
+        if self.role() != CANDIDATE or message.term != self.term() or node.id in self._voters:
+            return
+        self._voters.add(node.id)
+        self._hand_over(node, type="response_vote", term=message.term)
+
+    def _guard_campaign(self) -> None:
+        """V10: when the election timeout expires, ask whether an election would succeed before raising the term."""
+        now = self._clock()
+        if self.role() == LEADER or self._SyncObj__raftElectionDeadline >= now:
+            return
+        if self.joining:
+            self._postpone_election()
+            return
+        if not self.nodes or (self._pre_vote is not None and self._pre_vote.won):
+            self._pre_vote = None
+            self._voters.clear()
+            return  # the library campaigns in this tick
+        self._postpone_election()
+        self._SyncObj__raftLeader = None
+        self._pre_vote = _PreVote(self.term() + 1)
+        ask = codec.RequestPreVote(self._pre_vote.term, self._journal.last_index, self._journal.last_term)
+        for peer_id in self.connected_ids():
+            self._owner.transmit(peer_id, ask, durable_first=False)
+
+    def _on_request_pre_vote(self, node: ReplicaNode, message: codec.RequestPreVote) -> None:
+        quiet_s = self._clock() - self._leader_heard
+        granted = (
+            not self.joining
+            and self.role() != LEADER
+            and message.term > self.term()
+            and quiet_s >= self._settings.election_min_ms / 1000
+            and (message.last_term, message.last_index) >= (self._journal.last_term, self._journal.last_index)
+        )
+        answer = codec.PreVote(message.term, self.term(), granted)
+        # Durable first: the answer shows a term.
+        self._owner.transmit(node.id, answer, durable_first=True)
+
+    def _on_pre_vote(self, node: ReplicaNode, message: codec.PreVote) -> None:
+        if message.term > self.term() and self.role() != LEADER:
+            # Nobody would vote in an old term. Taking a newer one over without a vote is always safe.
+            self._SyncObj__setCurrentTerm(message.term, None)
+            self._SyncObj__setState(FOLLOWER)
+            self._SyncObj__raftLeader = None
+            self._pre_vote = None
+        question = self._pre_vote
+        if question is None or not message.granted or message.asked != question.term or self.role() == LEADER:
+            return
+        question.granted.add(node.id)
+        if 2 * (len(question.granted) + 1) > len(self.nodes) + 1 and question.term == self.term() + 1:
+            question.won = True
+            self.campaign_now()
+
+    def _postpone_election(self) -> None:
+        self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
+
+    # ------------------------------------------------------------------ overrides of the library's methods
+
+    def _hand_over(self, node: ReplicaNode, **message: Any) -> None:
+        self._SyncObj__onMessageReceived(node, message)
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
+        """Election timeouts come from the given generator, so that a run can be repeated."""
+        return self._generator.uniform(self._settings.election_min_ms, self._settings.election_max_ms) / 1000
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> None:  # noqa: N802
+        """V6, V7: applying never raises, there are no callbacks of the library, and nothing is unpickled.
+
+        V5: entries that would change membership or code version have no effect (and never arrive: see `codec`).
+        """
+        self._owner.apply_entry(self._SyncObj__raftLastApplied + 1, command[:1], command[1:])
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """Tell followers of a new commit index at once; the library waits for the next heartbeat in batch mode."""
+        before = self.applied_index()
+        super()._SyncObj__applyLogEntries()
+        return self.applied_index() > before
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        """Send to every follower; those that were paused meanwhile are on again afterwards."""
+        try:
+            super()._SyncObj__sendAppendEntries()
+        finally:
+            self._SyncObj__connectedNodes.update(self._paused)
+            self._SyncObj__raftNextIndex.update(self._resume_at)
+            self._paused.clear()
+            self._resume_at.clear()
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        """Append what the core has collected as one group, instead of the library's queue and its forwarding."""
+        if self.role() != LEADER:
+            return
+        commands = self._owner.take_entries()
+        for command in commands:
+            self._journal.add(command, self._journal.last_index + 1, self.term())
+        if commands and self.nodes:
+            self._SyncObj__sendAppendEntries()
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        """The core decides, writes the snapshot durably, and only then shortens the journal."""
+        self._owner.compact(self.applied_index())
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        """Begin each leadership with a clean slate."""
+        self._followers.clear()
+        super()._SyncObj__onBecomeLeader()
+
+
+def _configuration(settings: CoreSettings) -> SyncObjConf:
+    return SyncObjConf(
+        autoTick=False,
+        appendEntriesUseBatch=True,
+        appendEntriesPeriod=settings.heartbeat_ms / 1000,
+        appendEntriesBatchSizeBytes=settings.batch_bytes,
+        raftMinTimeout=settings.election_min_ms / 1000,
+        raftMaxTimeout=settings.election_max_ms / 1000,
+        connectionTimeout=settings.election_max_ms / 1000,
+        leaderFallbackTimeout=settings.fallback_ms / 1000,
+        commandsWaitLeader=False,
+        dynamicMembershipChange=False,
+        logCompactionMinEntries=2**31,
+        logCompactionMinTime=2**31,
+        useFork=False,
+        journalFile=None,
+        fullDumpFile=None,
+    )
