@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,8 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from attrs import define, field
-from callboard.consensus.etcd_engine.managed import LAUNCHER
+
 from callboard.consensus.etcd_engine.options import TlsFiles
+from harness.processes import LEASH, PortLease
 
 PACKAGE = "etcd-server"
 START_PATIENCE_S = 60.0
@@ -50,16 +50,6 @@ def find_or_install_etcd() -> Path:
     if found is None:
         raise EtcdMissing(f"etcd is not in PATH: run `apt-get install {PACKAGE}` as root, or put etcd 3.4+ there")
     return Path(found)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @define
@@ -96,11 +86,13 @@ class EtcdCluster:
     arguments: tuple[str, ...] = ()
     members: list[EtcdMember] = field(init=False, factory=list)
     _binary: Path = field(init=False)
+    _lease: PortLease = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._binary = find_or_install_etcd()
         self.directory.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(2 * self.size)
+        self._lease = PortLease(2 * self.size)
+        ports = self._lease.ports
         self.members = [
             EtcdMember(f"m{number + 1}", self.directory, ports[2 * number], ports[2 * number + 1])
             for number in range(self.size)
@@ -117,7 +109,7 @@ class EtcdCluster:
                 self.start(number)
             self.wait_healthy()
         except BaseException:
-            self.stop()
+            self.__exit__(None, None, None)
             raise
         return self
 
@@ -125,6 +117,7 @@ class EtcdCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._lease.release()
 
     def start(self, number: int) -> None:
         """Start member `number` on its old data, if there is any."""
@@ -153,7 +146,7 @@ class EtcdCluster:
                 f"--trusted-ca-file={self.tls.ca}",
                 "--client-cert-auth=true",
             ]
-        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(self._binary), *arguments]
+        command = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(self._binary), *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
         with member.log_file.open("ab") as log:
             member.process = subprocess.Popen(
@@ -162,22 +155,17 @@ class EtcdCluster:
 
     def kill(self, number: int) -> None:
         """kill -9 of member `number`."""
-        process = self.members[number].process
-        assert process is not None, "not started"
+        process = self._process(number)
         process.kill()
         process.wait()
 
     def pause(self, number: int) -> None:
         """SIGSTOP: the member holds its connections and answers nothing."""
-        process = self.members[number].process
-        assert process is not None, "not started"
-        process.send_signal(signal.SIGSTOP)
+        self._process(number).send_signal(signal.SIGSTOP)
 
     def resume(self, number: int) -> None:
         """SIGCONT."""
-        process = self.members[number].process
-        assert process is not None, "not started"
-        process.send_signal(signal.SIGCONT)
+        self._process(number).send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Kill all members; their data stays."""
@@ -235,7 +223,11 @@ class EtcdCluster:
     def compact(self) -> None:
         """Forget all history, as an operator or another program may do at any time."""
         revision = self.gateway("/v3/kv/range", {"key": _base64(b"none")})["header"]["revision"]
-        self.gateway("/v3/kv/compaction", {"revision": revision})
+        try:
+            self.gateway("/v3/kv/compaction", {"revision": revision})
+        except urllib.error.HTTPError as error:
+            if b"has been compacted" not in error.read():
+                raise
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a key, past the client under test."""
@@ -251,6 +243,11 @@ class EtcdCluster:
         """Delete all keys that start with `prefix`."""
         end = prefix[:-1] + bytes([prefix[-1] + 1])
         self.gateway("/v3/kv/deleterange", {"key": _base64(prefix), "range_end": _base64(end)})
+
+    def _process(self, number: int) -> subprocess.Popen[bytes]:
+        process = self.members[number].process
+        assert process is not None, f"etcd {self.members[number].name} was never started"
+        return process
 
     def _is_healthy(self, number: int) -> bool:
         try:

@@ -84,7 +84,7 @@ class Barriers:
         return self._next
 
     async def _read_head(self) -> int:
-        start = self._keys.election
+        start, applied_before = self._keys.election, self._follower.applied_index
         steps = [read(start, end_of(start)), read(self._keys.head)]
         answer = await self._client.txn([], steps, timeout_ms=READ_TIMEOUT_MS)
         self._election.hear(answer)
@@ -94,9 +94,9 @@ class Barriers:
                 f"etcd has no head under prefix {self._keys.prefix} any more: its data went back or is gone"
             )
         index = decode(Head, kvs[0].key, kvs[0].value).index
-        if index < self._follower.applied_index:
+        if index < applied_before:
             raise CorruptRecord(
-                f"etcd's log ends at position {index}, but {self._follower.applied_index} is applied here: "
+                f"etcd's log ends at position {index}, but {applied_before} was applied here: "
                 "its data went back, perhaps to a backup"
             )
         return index
