@@ -13,6 +13,9 @@ import random
 from attrs import define, field
 
 
+SECTOR_BYTES = 512
+
+
 class SimulatedCrash(BaseException):
     """The process ends here. Not an Exception, because code under test must not be able to survive it."""
 
@@ -42,7 +45,7 @@ class _File:
             if kept and kept[-1][1]:
                 offset, data = kept.pop()
                 assert data is not None
-                kept.append((offset, data[: choice.randint(0, len(data))]))
+                kept.append((offset, _torn(offset, data, choice)))
         else:
             kept = [change for change in self.unsynced if choice.random() < 0.5]
         for offset, data in kept:
@@ -50,6 +53,16 @@ class _File:
         self.content = content
         self.durable = bytes(content)
         self.unsynced.clear()
+
+
+def _torn(offset: int, data: bytes, choice: random.Random) -> bytes:
+    """What is left of a write when the power fails: a beginning, or all but one sector, which reads as zeros."""
+    if choice.random() < 0.7:
+        return data[: choice.randint(0, len(data))]
+    end = offset + len(data)
+    start = min(max(offset, choice.randrange(offset, end) // SECTOR_BYTES * SECTOR_BYTES), end - 1)
+    stop = min(end, start // SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES)
+    return data[: start - offset] + bytes(stop - start) + data[stop - offset :]
 
 
 def _patch(content: bytearray, offset: int, data: bytes | None) -> None:
@@ -82,6 +95,8 @@ class SimDisk:
         self.syncs = 0
         self.lying_sync = False
         self.fail_next_sync = False
+        self.failed = False
+        """Whether a sync failed since the process started."""
 
     # -- faults
 
@@ -116,6 +131,7 @@ class SimDisk:
                     seen.add(id(names[path]))
                     names[path].lose_power(choice)
         self.dead = False
+        self.failed = False
         self._crash_at = None
 
     def damage(self, path: str, offset: int) -> None:
@@ -232,6 +248,7 @@ class SimDisk:
         self.syncs += 1
         if self.fail_next_sync:
             self.fail_next_sync = False
+            self.failed = True
             raise OSError(5, "Input/output error (simulated)")
 
     def _file(self, path: str) -> _File:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from attrs import define, field, frozen
@@ -22,6 +22,10 @@ class Settings:
     batch_bytes: int = 600
     chunk_bytes: int = 64
     compact_entries: int = 1_000_000
+    keep_entries: int = 0
+    """Entries kept before a snapshot, where the engine can do that."""
+    lazy_flush: bool = False
+    """Let some received messages wait for their sync, as when many arrive together (where the engine groups syncs)."""
     natural_elections: bool = False
     """False: an election timeout ends only when the schedule says so (every timeout is legal in Raft)."""
 
@@ -37,7 +41,7 @@ class View:
 
     is_leader: bool
     term: int
-    log: list[LogEntry]
+    log: Sequence[LogEntry]
     """Entries in memory. The first one may stand for a snapshot."""
     commit_index: int
 
@@ -152,9 +156,6 @@ class Replica(Protocol):
     def view(self) -> View:
         """What the checkers look at. Must not change anything."""
 
-    def pending_proposals(self) -> int:
-        """Proposals without an outcome that this engine still remembers."""
-
 
 @frozen
 class Seat:
@@ -168,15 +169,23 @@ class Seat:
     send: Callable[[str, bytes], bool]
     machine: RecordingMachine
     settings: Settings
+    first_start: bool
+    """False once this replica has run: an engine then must not start empty."""
 
 
 class EngineUnderTest(Protocol):
     """A kind of engine that can be simulated."""
 
     name: str
+    errors_are_violations: bool
+    """False for an engine that logs exceptions of its steps and goes on."""
 
     def boot(self, seat: Seat) -> Replica:
         """Start an instance on the files that the seat's disk holds."""
+
+
+class EngineStopped(Exception):
+    """The engine ended itself, because going on could break a promise."""
 
 
 class StartRefused(Exception):

@@ -91,7 +91,8 @@ class _Player:
             self.world.tick(name, seconds=0.02)
 
     def _deliver(self, one: int, other: int, count: int) -> None:
-        self.world.deliver(self.world.names[one], self.world.names[other], count)
+        if one != other:
+            self.world.deliver(self.world.names[one], self.world.names[other], count)
 
     def _propose(self, one: int, count: int) -> None:
         for _ in range(count):
@@ -111,7 +112,8 @@ class _Player:
             self.world.compact(name)
 
     def _cut(self, one: int, other: int) -> None:
-        self.world.cut(self.world.names[one], self.world.names[other])
+        if one != other:
+            self.world.cut(self.world.names[one], self.world.names[other])
 
     def _heal(self, one: int, other: int) -> None:
         self.world.link(self.world.names[one], self.world.names[other])
@@ -143,6 +145,10 @@ class _Player:
         if (name := self._name(one)) is not None:
             self.crashes += 1
             self.world.crash_after_writes(name, writes, power_lost=self.schedule.power)
+
+    def _fail_sync(self, one: int) -> None:
+        if (name := self._name(one)) is not None:
+            self.world.fail_next_sync(name)
 
     def _restart(self, one: int) -> None:
         name = self.world.names[one]

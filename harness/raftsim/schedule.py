@@ -36,6 +36,7 @@ _WEIGHTS = {
     "compact": 4,
     "lag": 2,
     "advance": 2,
+    "fail_sync": 0.6,
 }
 
 
@@ -54,12 +55,14 @@ class Schedule:
 def generate(seed: int, *, size: int | None = None, power: bool | None = None) -> Schedule:
     """The schedule of this seed. `size` and `power` are drawn, if not given."""
     choice = random.Random(seed)
-    drawn_size = choice.choice((3, 3, 3, 5))
+    drawn_size = choice.choice((3, 3, 3, 3, 5, 5, 1))
     drawn_power = choice.random() < 0.4
     settings = Settings(
         batch_bytes=choice.choice((60, 200, 600, 1 << 20)),
         chunk_bytes=choice.choice((48, 200, 1 << 16)),
         compact_entries=choice.choice((8, 14, 30, 1_000_000)),
+        keep_entries=choice.choice((0, 0, 4)),
+        lazy_flush=choice.random() < 0.5,
         natural_elections=choice.random() < 0.3,
     )
     replicas = size or drawn_size
@@ -75,7 +78,7 @@ def generate(seed: int, *, size: int | None = None, power: bool | None = None) -
 
 def _event(kind: str, size: int, choice: random.Random) -> Event:
     one = choice.randrange(size)
-    other = (one + choice.randrange(1, size)) % size
+    other = (one + choice.randrange(1, max(2, size))) % size
     match kind:
         case "deliver":
             return (kind, one, other, choice.choice((1, 1, 1, 2, 5, 1000)))

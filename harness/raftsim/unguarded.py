@@ -252,10 +252,6 @@ class _UnguardedReplica:
         """Add a replica to the group, as the library offers it."""
         self._application.addNodeToCluster(Node(peer))
 
-    def pending_proposals(self) -> int:
-        waiting = self._application._SyncObj__commandsWaitingCommit  # noqa: SLF001
-        return sum(map(len, waiting.values())) + len(self._application._SyncObj__commandsWaitingReply)  # noqa: SLF001
-
 
 def _report(done: Callable[[Outcome], None], result: Any, error: int) -> None:
     if error == 0:
@@ -270,6 +266,7 @@ class Unguarded:
     """The library with journal and dump file, and the settings that suit it best otherwise."""
 
     name = "unguarded"
+    errors_are_violations = False
 
     def __init__(self, *, dynamic_membership: bool = False) -> None:
         self._dynamic_membership = dynamic_membership

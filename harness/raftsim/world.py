@@ -18,6 +18,7 @@ from harness.raftsim.disk import SimDisk, SimulatedCrash
 from harness.raftsim.network import Network
 from harness.raftsim.replica import (
     Acknowledged,
+    EngineStopped,
     EngineUnderTest,
     Outcome,
     RecordingMachine,
@@ -29,6 +30,9 @@ from harness.raftsim.replica import (
 
 ROUND_SECONDS = 0.15
 """Longer than the interval between heartbeats, so that each round of ticks sends one."""
+QUIET_SECONDS = 0.5
+"""Longer than a voter stays with a leader that it heard."""
+
 READING_SECONDS = 0.0005
 """By how much each reading of the clock moves it."""
 
@@ -41,6 +45,7 @@ class _Slot:
     disk: SimDisk = field(factory=SimDisk)
     replica: Replica | None = None
     machine: RecordingMachine | None = None
+    has_run: bool = False
     power_lost: bool = False
     """How an armed crash ends this replica: with the process only (False) or with the power."""
 
@@ -196,7 +201,8 @@ class World:
     # -- elections and snapshots
 
     def elect(self, name: str) -> None:
-        """The election timeout of this replica ends, and it ticks."""
+        """The election timeout of this replica ends, and it ticks. Time passes, so that nobody heard a leader lately."""
+        self.now += QUIET_SECONDS
         if self._slots[name].replica is not None:
             self._step(name, self.replica(name).end_election_timeout)
         if self._slots[name].replica is not None:
@@ -223,6 +229,10 @@ class World:
         slot.disk.crash_after(writes)
         slot.power_lost = power_lost
 
+    def fail_next_sync(self, name: str) -> None:
+        """The next sync of this replica's disk reports an error."""
+        self._slots[name].disk.fail_next_sync = True
+
     def restart(self, name: str) -> bool:
         """Start a replica again on what its disk kept. False when the engine refuses the files."""
         if self._slots[name].replica is not None:
@@ -246,7 +256,7 @@ class World:
         seat = Seat(
             name, peers, slot.disk, self._clock, self.choice,
             lambda peer, message: not slot.disk.dead and self.network.send(name, peer, message),
-            slot.machine, self.settings,
+            slot.machine, self.settings, not slot.has_run,
         )  # fmt: skip
         try:
             slot.replica = self.engine.boot(seat)
@@ -257,6 +267,7 @@ class World:
             self.restart_failures.append(f"{name}: {refusal}")
             slot.disk.kill()
             return False
+        slot.has_run = True
         self._look(slot)
         return True
 
@@ -286,8 +297,14 @@ class World:
             action()
         except SimulatedCrash:
             pass
-        except Exception as error:  # noqa: BLE001 - like the library's tick thread: an error does not end the process
-            self.errors.append(f"{name}: {error!r}")
+        except EngineStopped as stopped:
+            if not slot.disk.failed:
+                raise Violation("EngineFailed", f"{name} stopped itself on a healthy disk: {stopped}") from stopped
+            slot.disk.kill()
+        except Exception as error:
+            if self.engine.errors_are_violations:
+                raise Violation("UnexpectedError", f"{name}: {error!r}") from error
+            self.errors.append(f"{name}: {error!r}")  # as in the library's tick thread, which logs and goes on
         if slot.disk.dead:
             self._bury(slot)
         else:
@@ -309,6 +326,7 @@ class World:
         """
         for slot in self._slots.values():
             slot.disk.disarm()
+            slot.disk.fail_next_sync = False
         for name in self.names:
             if not self.restart(name):
                 raise Violation("Convergence", f"does not start again: {'; '.join(self.restart_failures[-1:]) or name}")
