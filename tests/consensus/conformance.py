@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+
 from callboard.consensus.interface import (
     Applied,
     BarrierFailed,
@@ -25,7 +26,6 @@ from callboard.consensus.interface import (
     OutcomeUnknown,
     QueueFull,
 )
-
 from tests.consensus.machine import RAISE, ListMachine
 
 PATIENCE_S = 30.0

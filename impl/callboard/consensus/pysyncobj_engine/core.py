@@ -40,6 +40,9 @@ from callboard.consensus.pysyncobj_engine.options import CoreSettings
 
 logger = logging.getLogger(__name__)
 
+BARRIERS_PER_PROPOSAL = 16
+"""Waiting barriers share entries, so there may be this many times more of them than waiting proposals."""
+
 ProposalDone: TypeAlias = Callable[[Applied | ProposalError], None]
 
 
@@ -275,8 +278,8 @@ class Core:
         ticket = BarrierTicket(done)
         if self.failed is not None or self._closed:
             ticket.finish(BarrierFailed("the engine is not running"))
-        elif self._barriers.waiting_count >= self._limits.pending_proposals:
-            ticket.finish(BarrierFailed(f"{self._limits.pending_proposals} barriers wait already"))
+        elif self._barriers.waiting_count >= BARRIERS_PER_PROPOSAL * self._limits.pending_proposals:
+            ticket.finish(BarrierFailed(f"{self._barriers.waiting_count} barriers wait already"))
         else:
             self._barriers.add(ticket)
         return ticket
