@@ -1,0 +1,487 @@
+"""A barrier machine in a model network: sidecars of both generations, slow links, faults, and a check after every step.
+
+`BarrierNetwork` carries the machine's effects out against model sidecars and keeps its own plain books of
+what was sent, written and acknowledged. `PropertyViolation` names the property that a step broke.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from attrs import Factory, define, field
+
+from callboard.core.barrier import BarrierNamespace
+from callboard.core.barrier_records import (
+    BarrierSettings,
+    BatchCommitted,
+    BatchFailed,
+    CloseStream,
+    Effect,
+    Event,
+    HostOperation,
+    MessageReceived,
+    OrderWritten,
+    Phase,
+    ProposeBatch,
+    RoundFinished,
+    SendOrder,
+    SidecarReport,
+    Started,
+    StreamClosed,
+    StreamOpened,
+    TablesChanged,
+    Tick,
+)
+from callboard.core.commands import Command, CommitBatch, CreateNamespace, RepeatRound, Request, TakeOffice
+from callboard.core.membership import apply
+from callboard.core.records import Member, Namespace, Policy, ReplicatedState
+
+NAMESPACE = "default"
+SETTLING_STEPS_MAX = 100
+PHASE_RANK = {"lock": 0, "update": 1, "unlock": 2}
+Table = dict[str, tuple[str, ...]]
+MachineFactory = Callable[[BarrierSettings], BarrierNamespace]
+
+
+class PropertyViolation(AssertionError):
+    """A property of the design does not hold."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+def table_of(members: Mapping[str, Member]) -> Table:
+    """What a table says: each member's actor types."""
+    return {name: member.host.actor_types for name, member in members.items()}
+
+
+@define
+class Order:
+    """An order on its way."""
+
+    phase: Phase
+    version: int
+    table: Table | None
+
+
+@define(eq=False)
+class Sidecar:
+    """A sidecar process. `heartbeats` makes it one of 1.16 (counts locks and sends its report), else one of 1.18."""
+
+    name: str
+    types: tuple[str, ...]
+    heartbeats: bool
+    silent: bool = False
+    gone: bool = False
+    locks: int = 0
+    last_phase: Phase | None = None
+    current_version: int = -1
+    installed_version: int = -1
+    table: Table = Factory(dict)
+
+    def report(self) -> SidecarReport:
+        operation = HostOperation.UNKNOWN if self.heartbeats else HostOperation.REPORT
+        return SidecarReport(self.name, f"app-{self.name}", self.types, 0, operation)
+
+    def connected(self) -> None:
+        """A new stream forgets what the old one was about, but not the table."""
+        self.locks = 0
+        self.last_phase = None
+        self.current_version = -1
+
+    def obey(self, order: Order) -> SidecarReport | None:
+        """Carry an order out; returns the acknowledgement, if it sends one. Raises ConnectionError to hang up."""
+        if self.heartbeats:
+            self._count(order)
+            return None
+        return self._guarded(order)
+
+    def _guarded(self, order: Order) -> SidecarReport | None:
+        if order.phase is Phase.LOCK:
+            self.last_phase, self.current_version = Phase.LOCK, order.version
+        elif order.phase is Phase.UPDATE:
+            if self.current_version > order.version:
+                raise ConnectionError
+            self.last_phase = Phase.UPDATE
+            self.locks = 1
+            self.install(order)
+        else:
+            if self.last_phase is not Phase.UPDATE or self.current_version > order.version:
+                return None
+            self.last_phase = Phase.UNLOCK
+            self.locks = 0
+        return SidecarReport("", "", (), 0, HostOperation[order.phase.name], self.current_version)
+
+    def _count(self, order: Order) -> None:
+        if order.phase is Phase.LOCK:
+            self.locks += 1
+            if self.locks > 1:
+                raise PropertyViolation("BarrierOrder", f"{self.name} got a lock while locked: it stays locked")
+        elif order.phase is Phase.UPDATE:
+            self.install(order)
+        elif self.locks == 0:
+            raise PropertyViolation("BarrierOrder", f"{self.name} got an unlock without a lock")
+        else:
+            self.locks -= 1
+
+    def install(self, order: Order) -> None:
+        if order.version < self.installed_version:
+            text = f"{self.name} installs {order.version} after {self.installed_version}"
+            raise PropertyViolation("TableMonotonic", text)
+        assert order.table is not None
+        self.installed_version, self.table = order.version, order.table
+
+
+@define(eq=False)
+class Link:
+    """A stream: orders not yet written, orders on the wire, messages on their way up (None: it was closed)."""
+
+    stream_id: int
+    sidecar: Sidecar
+    unwritten: deque[Order] = Factory(deque)
+    wire: deque[Order] = Factory(deque)
+    uplink: deque[SidecarReport | None] = Factory(deque)
+    hung_up: bool = False
+    newest: tuple[Phase, int] | None = None
+    owed: dict[tuple[Phase, int], bool] = Factory(dict)
+    owed_since_ms: int = 0
+
+
+@define(eq=False)
+class BarrierNetwork:
+    """The leader's machine, its replicated state, and the sidecars."""
+
+    settings: BarrierSettings
+    make: MachineFactory = BarrierNamespace
+    now_ms: int = 0
+    state: ReplicatedState = Factory(ReplicatedState)
+    tables: dict[int, Table] = Factory(dict)
+    sidecars: list[Sidecar] = Factory(list)
+    links: dict[int, Link] = Factory(dict)
+    batch: ProposeBatch | None = None
+    next_stream_id: int = 1
+    offices: int = 0
+    round_version: int | None = None
+    round_links: dict[int, Link] = Factory(dict)
+    waiting_from_ms: int = 0
+    rounds_finished: int = 0
+    machine: BarrierNamespace = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._commit(TakeOffice("r1", "0"))
+        self._commit(CreateNamespace(NAMESPACE, Policy.BARRIER))
+        self.take_office()
+
+    # ---- the replicated state
+
+    @property
+    def namespace(self) -> Namespace:
+        return self.state.namespaces[NAMESPACE]
+
+    def _commit(self, command: Command) -> None:
+        self.state, answer = apply(self.state, self.state.applied_index + 1, Request(command))
+        assert answer.succeeded, answer
+        if NAMESPACE in self.state.namespaces:
+            table = table_of(self.namespace.members)
+            assert self.tables.setdefault(self.namespace.version.wire, table) == table
+
+    def _commit_batch(self, batch: ProposeBatch) -> None:
+        self._commit(CommitBatch(self.state.epoch, NAMESPACE, batch.upserts, batch.removals))
+
+    # ---- what may happen
+
+    def take_office(self, *, batch_survives: bool = False) -> None:
+        """A new leader: every stream breaks; the batch in flight may or may not have been committed."""
+        if self.batch is not None and batch_survives:
+            self._commit_batch(self.batch)
+        self.offices += 1
+        self._commit(TakeOffice("r1", str(self.offices)))
+        for link in self.links.values():
+            link.hung_up = True
+        self.links.clear()
+        self.batch = None
+        self.round_version, self.round_links = None, {}
+        self.machine = self.make(self.settings)
+        self.handle(Started(self.namespace.version, self.namespace.members))
+
+    def start_sidecar(self, name: str, types: tuple[str, ...], *, heartbeats: bool) -> None:
+        """A new process. One that had the name before is not coming back, though its stream may live on for a while."""
+        for older in self.sidecars:
+            if older.name == name:
+                older.gone = True
+        sidecar = Sidecar(name, types, heartbeats)
+        self.sidecars = [kept for kept in self.sidecars if kept.name != name] + [sidecar]
+        self.connect(sidecar)
+
+    def stop_sidecar(self, sidecar: Sidecar) -> None:
+        """The process ends and does not come back."""
+        sidecar.gone = True
+        self.sidecars.remove(sidecar)
+        link = self.link_of(sidecar)
+        if link is not None:
+            self.hang_up(link)
+
+    def link_of(self, sidecar: Sidecar) -> Link | None:
+        return next((link for link in self.links.values() if link.sidecar is sidecar and not link.hung_up), None)
+
+    def connect(self, sidecar: Sidecar) -> None:
+        link = Link(self.next_stream_id, sidecar)
+        self.next_stream_id += 1
+        sidecar.connected()
+        self.links[link.stream_id] = link
+        self.handle(StreamOpened(link.stream_id, sidecar.report()))
+
+    def hang_up(self, link: Link) -> None:
+        """The sidecar's end of the stream is gone; the leader learns of it later."""
+        link.hung_up = True
+        link.wire.clear()
+        link.uplink.append(None)
+
+    def write(self, link: Link) -> None:
+        """The oldest order leaves the leader's process."""
+        order = link.unwritten.popleft()
+        if (order.phase, order.version) in link.owed:
+            link.owed[order.phase, order.version] = True
+        if not link.hung_up:
+            link.wire.append(order)
+        self.handle(OrderWritten(link.stream_id, order.phase, order.version))
+
+    def deliver(self, link: Link) -> None:
+        """The sidecar obeys its oldest order."""
+        order = link.wire.popleft()
+        try:
+            acknowledgement = link.sidecar.obey(order)
+        except ConnectionError:
+            self.hang_up(link)
+            return
+        if acknowledgement is not None:
+            link.uplink.append(acknowledgement)
+
+    def receive(self, link: Link) -> None:
+        """The leader takes in the oldest message of a stream."""
+        message = link.uplink.popleft()
+        if message is None:
+            del self.links[link.stream_id]
+            self.handle(StreamClosed(link.stream_id))
+            return
+        if message.operation is HostOperation.UNKNOWN:
+            link.owed = {order: written for order, written in link.owed.items() if not written}
+        elif message.operation is not HostOperation.REPORT and link.newest is not None:
+            rank = PHASE_RANK[message.operation.name.lower()]
+            if message.version == link.newest[1]:
+                link.owed = {order: written for order, written in link.owed.items() if order[0].rank > rank}
+        self.handle(MessageReceived(link.stream_id, message))
+
+    def change_types(self, sidecar: Sidecar, types: tuple[str, ...]) -> None:
+        sidecar.types = types
+        link = self.link_of(sidecar)
+        if link is not None and not sidecar.heartbeats:
+            link.uplink.append(sidecar.report())
+
+    def heartbeat(self, sidecar: Sidecar) -> None:
+        link = self.link_of(sidecar)
+        if link is not None and sidecar.heartbeats:
+            link.uplink.append(sidecar.report())
+
+    def answer_batch(self, how: str) -> None:
+        """Answer the batch in flight: `committed`, `failed` (to be tried again) or `refused`."""
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        if how == "committed":
+            self._commit_batch(batch)
+            self.handle(BatchCommitted(batch.batch_id, self.namespace.version, self.namespace.members))
+        else:
+            self.handle(BatchFailed(batch.batch_id, retry=how == "failed"))
+
+    def repeat_round(self) -> None:
+        """Somebody raises the version by other means."""
+        self._commit(RepeatRound(self.state.epoch, NAMESPACE))
+        self.handle(TablesChanged(self.namespace.version, self.namespace.members))
+
+    def advance(self, duration_ms: int) -> None:
+        """Let time pass, with a tick at every deadline."""
+        until_ms = self.now_ms + duration_ms
+        while (deadline_ms := self.machine.next_deadline_ms()) is not None and deadline_ms <= until_ms:
+            self.now_ms = max(self.now_ms, deadline_ms)
+            self.handle(Tick())
+            following = self.machine.next_deadline_ms()
+            if following is not None and following <= self.now_ms:
+                raise PropertyViolation("Convergence", f"the machine wants ticks for ever at {self.now_ms} ms")
+        self.now_ms = until_ms
+
+    # ---- carrying out effects, and checking them
+
+    def handle(self, event: Event) -> None:
+        for effect in self.machine.handle(event, self.now_ms):
+            self._carry_out(effect)
+        if self.round_version is not None:
+            if not any(link.owed for link in self._open_round_links()):
+                raise PropertyViolation("SlowHostIsolation", f"round {self.round_version} waits for nobody")
+            longest_ms = self.settings.round_timeout_ms + 2 * self.settings.phase_ms_min
+            if self.now_ms - self.waiting_from_ms > longest_ms:
+                text = f"round {self.round_version} has waited over {longest_ms} ms without cutting anybody"
+                raise PropertyViolation("SlowHostIsolation", text)
+
+    def _open_round_links(self) -> list[Link]:
+        return [link for stream_id, link in self.round_links.items() if stream_id in self.links]
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case ProposeBatch():
+                assert self.batch is None, "two batches in flight"
+                assert effect.upserts or effect.removals
+                assert len(effect.upserts) + len(effect.removals) <= self.settings.batch_items_max
+                self.batch = effect
+            case SendOrder():
+                self._send(effect)
+            case CloseStream(stream_id, status, text):
+                link = self.links.pop(stream_id)
+                if status == "DEADLINE_EXCEEDED":
+                    self._check_cut(link)
+                    self.waiting_from_ms = self.now_ms
+                elif status not in {"ABORTED", "RESOURCE_EXHAUSTED"}:
+                    raise PropertyViolation("Convergence", f"{link.sidecar.name} did nothing wrong: {status}: {text}")
+                link.hung_up = True
+            case RoundFinished(version):
+                if self.round_version is not None:
+                    self._require_acknowledged(Phase.UNLOCK, version)
+                self.round_version, self.round_links = None, {}
+                self.rounds_finished += 1
+
+    def _check_cut(self, link: Link) -> None:
+        name = link.sidecar.name
+        if not link.owed:
+            raise PropertyViolation("SlowHostIsolation", f"{name} was cut although it had acknowledged everything")
+        patience_ms = min(self.settings.phase_ms_min, self.settings.round_timeout_ms)
+        if self.now_ms - link.owed_since_ms < patience_ms:
+            raise PropertyViolation("SlowHostIsolation", f"{name} was cut {patience_ms} ms too early")
+
+    def _send(self, effect: SendOrder) -> None:
+        link = self.links[effect.stream_id]
+        phase, version = effect.phase, effect.version
+        self._check_order(link, phase, version)
+        table = None
+        if phase is Phase.UPDATE:
+            table = table_of(self.machine.members_at(version))
+            if table != self.tables[version]:
+                raise PropertyViolation("TableAgreement", f"table {version} is {table}, not {self.tables[version]}")
+        link.newest = phase, version
+        link.owed = {order: written for order, written in link.owed.items() if order[1] == version}
+        link.owed[phase, version] = False
+        link.owed_since_ms = self.now_ms
+        link.unwritten.append(Order(phase, version, table))
+
+    def _check_order(self, link: Link, phase: Phase, version: int) -> None:
+        name, newest = link.sidecar.name, link.newest
+        wrong = PropertyViolation("BarrierOrder", f"{name} gets {phase} {version} after {newest}")
+        if phase is Phase.LOCK:
+            if newest is not None and newest[0] is not Phase.UNLOCK:
+                raise wrong
+            if newest is not None and version <= newest[1]:
+                raise PropertyViolation("TableMonotonic", f"{name} gets lock {version} after {newest}")
+            self._join_round(link, version)
+            return
+        if newest is None or newest[1] != version or newest[0].rank != phase.rank - 1:
+            raise wrong
+        if (Phase.LOCK, version) in link.owed:
+            self._leave_round_for_push(link)
+        elif link.stream_id in self.round_links:
+            self._require_acknowledged(Phase.LOCK if phase is Phase.UPDATE else Phase.UPDATE, version)
+
+    def _join_round(self, link: Link, version: int) -> None:
+        """A lock seems to begin a round; if the update follows at once, it was a one-shot push."""
+        if self.round_version not in {None, version}:
+            raise PropertyViolation("BarrierOrder", f"lock {version} during round {self.round_version}")
+        if self.round_version is None:
+            self.waiting_from_ms = self.now_ms
+        self.round_version = version
+        self.round_links[link.stream_id] = link
+
+    def _leave_round_for_push(self, link: Link) -> None:
+        if link.stream_id not in self.round_links:
+            return
+        del self.round_links[link.stream_id]
+        if self.round_links:
+            text = f"{link.sidecar.name} gets table {self.round_version} before all have acknowledged the lock"
+            raise PropertyViolation("BarrierOrder", text)
+        self.round_version = None
+
+    def _require_acknowledged(self, phase: Phase, version: int) -> None:
+        for link in self._open_round_links():
+            if (phase, version) in link.owed:
+                text = f"round {version} went on, but {link.sidecar.name} has not acknowledged {phase}"
+                raise PropertyViolation("BarrierOrder", text)
+
+    # ---- convergence
+
+    def settle(self) -> None:
+        """No faults from here on: everything must come to rest, with everyone up to date and nobody locked."""
+        for sidecar in self.sidecars:
+            sidecar.silent = False
+        self.advance(self.settings.member_grace_ms)
+        for _ in range(SETTLING_STEPS_MAX):
+            moved = self._move_everything()
+            deadline_ms = self.machine.next_deadline_ms()
+            if not moved and deadline_ms is None:
+                self._check_converged()
+                return
+            if not moved and deadline_ms is not None:
+                self.advance(deadline_ms - self.now_ms)
+        raise PropertyViolation("Convergence", f"no rest after {SETTLING_STEPS_MAX} exchanges: {self.machine.status()}")
+
+    def _move_everything(self) -> bool:
+        moved = False
+        for sidecar in self.sidecars:
+            if self.link_of(sidecar) is None:
+                self.connect(sidecar)
+                moved = True
+        if self.batch is not None:
+            self.answer_batch("committed")
+            moved = True
+        for link in list(self.links.values()):
+            if link.sidecar.gone and not link.hung_up:
+                self.hang_up(link)
+            moved = self.flow(link) or moved
+        return moved
+
+    def flow(self, link: Link) -> bool:
+        """Everything under way on a stream arrives, as far as the sidecar takes part; returns whether there was any."""
+        moved = bool(link.unwritten or link.wire or link.uplink)
+        while link.unwritten and link.stream_id in self.links:
+            self.write(link)
+        while link.wire and not link.hung_up and not link.sidecar.silent:
+            self.deliver(link)
+        if link.sidecar.heartbeats and not link.hung_up and not link.sidecar.silent:
+            link.uplink.append(link.sidecar.report())
+        while link.uplink and link.stream_id in self.links:
+            self.receive(link)
+        return moved
+
+    def _check_converged(self) -> None:
+        expected = {sidecar.name: sidecar.types for sidecar in self.sidecars if sidecar.types}
+        newest = self.namespace.version.wire
+        if table_of(self.namespace.members) != expected:
+            raise PropertyViolation("Convergence", f"members are {self.namespace.members}, not {expected}")
+        for sidecar in self.sidecars:
+            if sidecar.locks:
+                raise PropertyViolation("Convergence", f"{sidecar.name} stays locked")
+            if sidecar.installed_version != newest or sidecar.table != expected:
+                text = f"{sidecar.name} has table {sidecar.installed_version}, the newest is {newest}"
+                raise PropertyViolation("Convergence", text)
+            link = self.link_of(sidecar)
+            assert link is not None
+            if link.newest != (Phase.UNLOCK, newest) or link.owed:
+                text = f"the last order to {sidecar.name} on this stream is {link.newest}, it owes {link.owed}"
+                raise PropertyViolation("Convergence", text)
+
+
+def one_move(network: BarrierNetwork, link: Link, which: int) -> None:
+    """One order written, one obeyed, or one message received, if there is any."""
+    if which == 0 and link.unwritten:
+        network.write(link)
+    elif which == 1 and link.wire and not link.sidecar.silent and not link.hung_up:
+        network.deliver(link)
+    elif which == 2 and link.uplink:
+        network.receive(link)
