@@ -334,6 +334,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def _on_append(self, node: ReplicaNode, message: codec.Append) -> None:
         if message.term < self.term():
+            self._answer_stale_leader(node, message.sequence)
             return
         self._heard_leader(node, message.term)
         self._answering = message.sequence
@@ -378,6 +379,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def _on_chunk(self, node: ReplicaNode, message: codec.SnapshotChunk) -> None:
         if message.term < self.term():
+            self._answer_stale_leader(node, message.sequence)
             return
         self._heard_leader(node, message.term)
         self._answering = message.sequence
@@ -407,6 +409,11 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         answer = codec.Acknowledge(self._answering, self.term(), next_index, reset, success)
         self._owner.transmit(node.id, answer, durable_first=True)
 
+    def _answer_stale_leader(self, node: ReplicaNode, sequence: int) -> None:
+        """V10: the library says nothing to a leader of an old term, and with pre-votes nobody else would tell it."""
+        answer = codec.Acknowledge(sequence, self.term(), self._journal.last_index + 1, reset=False, success=False)
+        self._owner.transmit(node.id, answer, durable_first=True)
+
     def _heard_leader(self, node: ReplicaNode, term: int) -> None:
         if self.role() == LEADER and term == self.term():
             raise EngineFailed(f"two leaders in term {term}: this replica and {node.id}")
@@ -416,8 +423,12 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
     # ------------------------------------------------------------------ what arrives for a leader
 
     def _on_acknowledge(self, node: ReplicaNode, message: codec.Acknowledge) -> None:
-        if self.role() != LEADER or message.term != self.term():
+        if self.role() != LEADER or message.term < self.term():
             return  # V3
+        if message.term > self.term():
+            self._adopt_term(message.term)
+            self._postpone_election()
+            return
         if not 2 <= message.next_index <= self._journal.last_index + 1:
             logger.error("%s acknowledges entry %d, which does not exist", node.id, message.next_index - 1)
             return
@@ -495,11 +506,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def _on_pre_vote(self, node: ReplicaNode, message: codec.PreVote) -> None:
         if message.term > self.term() and self.role() != LEADER:
-            # Nobody would vote in an old term. Taking a newer one over without a vote is always safe.
-            self._SyncObj__setCurrentTerm(message.term, None)
-            self._SyncObj__setState(FOLLOWER)
-            self._SyncObj__raftLeader = None
-            self._pre_vote = None
+            self._adopt_term(message.term)  # nobody would vote in an old one
         question = self._pre_vote
         if question is None or not message.granted or message.asked != question.term or self.role() == LEADER:
             return
@@ -507,6 +514,13 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         if 2 * (len(question.granted) + 1) > len(self.nodes) + 1 and question.term == self.term() + 1:
             question.won = True
             self.campaign_now()
+
+    def _adopt_term(self, term: int) -> None:
+        """Take a newer term over as a follower. Without a vote that is always safe."""
+        self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
+        self._pre_vote = None
 
     def _postpone_election(self) -> None:
         self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
