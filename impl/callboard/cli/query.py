@@ -21,6 +21,7 @@ from callboard.server.admin_service import SERVICE
 
 DEFAULT_ADDRESS = "127.0.0.1:50005"
 
+
 class RefusedError(click.ClickException):
     """A replica answered, and said no. Exit code 1."""
 

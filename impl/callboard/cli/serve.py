@@ -122,6 +122,13 @@ IDENTITY_FLAGS = stacked(
         default=(),
         help="Dial these replicas at other addresses than --initial-cluster says (proxies, address translation).",
     ),
+    click.option("--raft-tls-ca-file", type=_FILE, help="Authorities of the replicas.  [default: --tls-ca-file]"),
+    click.option(
+        "--raft-tls-cert-file",
+        type=_FILE,
+        help="Certificate that names this replica's id as a DNS name.  [default: --tls-cert-file]",
+    ),
+    click.option("--raft-tls-key-file", type=_FILE, help="Its key.  [default: --tls-key-file]"),
     boolean("--raft-allow-plaintext", default=False, text="Let consensus traffic leave this machine without TLS."),
 )
 
@@ -134,6 +141,13 @@ ETCD_FLAGS = stacked(
     click.option("--etcd-cert-file", type=_FILE, help="Client certificate for etcd."),
     click.option("--etcd-key-file", type=_FILE, help="Its key."),
     boolean("--etcd-managed", default=False, text="Run an etcd member as a supervised child of this replica."),
+    click.option(
+        "--etcd-client-port-offset",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, 10_000),
+        help="Managed mode: each member's client port is its port in --initial-cluster plus this.",
+    ),
 )
 
 LISTEN_FLAGS = stacked(
@@ -279,7 +293,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
             window_bytes=flags["send_window"],
             streams_max=flags["max_streams"],
         ),
-        engine=_engine_settings(context, flags),
+        engine=_engine_settings(context, flags, tls),
     )
 
 
@@ -296,7 +310,21 @@ def _tls_files(context: click.Context, flags: dict[str, Any]) -> TlsFiles | None
     return None
 
 
-def _engine_settings(context: click.Context, flags: dict[str, Any]) -> EngineSettings:
+def _raft_tls(flags: dict[str, Any], tls: TlsFiles | None) -> TlsFiles | None:
+    names = ("raft_tls_ca_file", "raft_tls_cert_file", "raft_tls_key_file")
+    own = [flags[name] for name in names]
+    if not any(own):
+        return tls
+    inherited = [tls.ca, tls.certificate, tls.key] if tls else [None, None, None]
+    files = [mine or shared for mine, shared in zip(own, inherited, strict=True)]
+    missing = ["--" + name.replace("_", "-") for name, file in zip(names, files, strict=True) if file is None]
+    if missing:
+        raise click.UsageError(f"TLS between replicas also needs {', '.join(missing)}")
+    ca, certificate, key = (Path(file) for file in files if file is not None)
+    return TlsFiles(ca, certificate, key)
+
+
+def _engine_settings(context: click.Context, flags: dict[str, Any], tls: TlsFiles | None) -> EngineSettings:
     engine = EngineName(flags["engine"])
     if flags["inmem_store_enabled"] and _given(context, "inmem_store_enabled"):
         if _given(context, "engine") and engine is not EngineName.MEMORY:
@@ -323,6 +351,7 @@ def _engine_settings(context: click.Context, flags: dict[str, Any]) -> EngineSet
         data_dir=flags["data_dir"] or DEFAULT_DATA_ROOT / replica_id,
         listen_host=listen_host,
         listen_port=listen_port,
+        tls=_raft_tls(flags, tls),
         allow_plaintext=flags["raft_allow_plaintext"],
         etcd_endpoints=tuple(part for part in flags["etcd_endpoints"].split(",") if part),
         etcd_prefix=flags["etcd_prefix"],
@@ -332,6 +361,7 @@ def _engine_settings(context: click.Context, flags: dict[str, Any]) -> EngineSet
         etcd_certificate=flags["etcd_cert_file"],
         etcd_key=flags["etcd_key_file"],
         etcd_managed=flags["etcd_managed"],
+        etcd_client_port_offset=flags["etcd_client_port_offset"],
     )
 
 

@@ -34,15 +34,12 @@ class ByteWindow:
             self.in_flight_bytes += size_bytes
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size_bytes, turn)
-        self._waiting.append(entry)
+        self._waiting.append((size_bytes, turn))
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.in_flight_bytes -= size_bytes  # the turn had come in the same instant
-            else:
-                self._waiting.remove(entry)
+            if not turn.cancelled():
+                self.in_flight_bytes -= size_bytes  # the turn came before the cancellation
             self._wake()
             raise
 
@@ -50,7 +47,11 @@ class ByteWindow:
         return self.in_flight_bytes == 0 or self.in_flight_bytes + size_bytes <= self.limit_bytes
 
     def _wake(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            size_bytes, turn = self._waiting.popleft()
-            self.in_flight_bytes += size_bytes
-            turn.set_result(None)
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            if not turn.cancelled():  # its writer was cancelled, but has not run since
+                if not self._fits(size_bytes):
+                    return
+                self.in_flight_bytes += size_bytes
+                turn.set_result(None)
+            self._waiting.popleft()

@@ -73,9 +73,9 @@ class AdminHttp:
 
     async def _listen(self, application: web.Application, flag: str, host: str, port: int) -> int:
         check_can_bind(flag, host, port)
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.TCPSite(runner, host or None, port, ssl_context=self._tls, shutdown_timeout=1.0)
+        site = web.TCPSite(runner, host or None, port, ssl_context=self._tls)
         await site.start()
         self._runners.append(runner)
         addresses = runner.addresses

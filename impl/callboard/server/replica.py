@@ -73,9 +73,7 @@ class Replica:
         self.engine.observe_leadership(self._on_leadership)
         try:
             check_can_bind("--port", self.settings.listen_address, self.settings.port)
-            self.healthz_port = await self._http.start_health(
-                self.settings.healthz_address, self.settings.healthz_port
-            )
+            self.healthz_port = await self._http.start_health(self.settings.healthz_address, self.settings.healthz_port)
             if self.settings.metrics_enabled:
                 await self._http.start_metrics(self.settings.metrics_address, self.settings.metrics_port)
             await self.engine.start()

@@ -56,6 +56,8 @@ class EngineSettings:
     data_dir: Path | None = None
     listen_host: str = "127.0.0.1"
     listen_port: int = 8201
+    tls: TlsFiles | None = None
+    """Of the embedded engine's links; the certificate names the replica id (DNS name)."""
     allow_plaintext: bool = False
     """Consensus traffic without TLS beyond loopback."""
     etcd_endpoints: tuple[str, ...] = ()
@@ -66,6 +68,8 @@ class EngineSettings:
     etcd_certificate: Path | None = None
     etcd_key: Path | None = None
     etcd_managed: bool = False
+    etcd_client_port_offset: int = field(default=1, validator=ge(1))
+    """In managed mode each etcd member's client port is its consensus port plus this."""
 
 
 @frozen

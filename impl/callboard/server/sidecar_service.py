@@ -81,6 +81,9 @@ class SidecarService:
                 f"Received status report connection from new namespace={first.namespace} "  # noqa: G004
                 f"id={first.id} host={first.name}"
             )
+            # Sent by itself: headers that leave with a message would be sent again by an `abort` that interrupts
+            # that write, which gRPC refuses, and the stream would never end.
+            await context.send_initial_metadata(())
             runner.open(stream, report_of(message))
             ending = await self._serve(stream, runner, office, identity, context)
         finally:
