@@ -422,7 +422,7 @@ class BarrierNetwork:
             sidecar.silent = False
         self.advance(self.settings.member_grace_ms)
         for _ in range(SETTLING_STEPS_MAX):
-            moved = self._move_everything()
+            moved = self._move_everything() or self.batch is not None
             deadline_ms = self.machine.next_deadline_ms()
             if not moved and deadline_ms is None:
                 self._check_converged()
@@ -443,7 +443,7 @@ class BarrierNetwork:
         for link in list(self.links.values()):
             if link.sidecar.gone and not link.hung_up:
                 self.hang_up(link)
-            moved = self.flow(link) or moved
+            moved = self.flow(link) or bool(link.unwritten) or moved
         return moved
 
     def flow(self, link: Link) -> bool:
