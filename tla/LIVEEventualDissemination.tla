@@ -12,7 +12,7 @@ VARIABLE budget
 
 LVars == <<vars, budget>>
 
-LSendReport(h) == ~Reporting(h) /\ E!SendReport(h)
+LSendReport(h) == (\A m \in msgs : m.h # h) /\ E!SendReport(h)
 LRemove(h)     == (~up[h] \/ h \in cut) /\ E!Remove(h)
 LIsolate(h)    == h \in cut /\ E!Isolate(h)
 LNone          == FALSE
