@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import psutil
 import pytest
 
 from harness.processes import LEASH, Cluster, PortLease, ProcessError, wait_until
 from harness.sidecars import Fleet, Generation, SidecarSettings, SidecarSpec, naive_owners
+from harness.sidecars.events import Report
+from harness.sidecars.shell import Connector, encode
 
 DEADLINE_S = 60.0
 
@@ -112,3 +117,26 @@ async def test_server_can_be_stopped_started_and_killed(tmp_path: Path) -> None:
         assert not psutil.pid_exists(first)
         assert server.log_path.exists()
     assert os.listdir(tmp_path), "a directory that was given is kept"  # noqa: PTH208
+
+
+@pytest.mark.process
+async def test_half_close_ends_the_stream_whatever_is_being_written(tmp_path: Path) -> None:
+    """Sidecars that half-close with their first message race the server's first orders; none may be left waiting."""
+    async with Cluster(1, "memory", directory=tmp_path) as cluster:
+        connector = Connector(cluster.addresses, share_channels=True)
+
+        async def report_and_leave(number: int) -> str:
+            stream, _ = connector.open(0)
+            spec = SidecarSpec(f"10.0.0.{number}:50002", f"app-{number}", ("cat",) if number % 2 else ())
+            await stream.write(encode(Report("REPORT", spec.namespace, spec.app_id, host=spec)))
+            await stream.done_writing()
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+            return f"{ended.value.code().name} {ended.value.details()}"
+
+        async with asyncio.timeout(DEADLINE_S):
+            endings = await asyncio.gather(*(report_and_leave(number) for number in range(100)))
+        assert set(endings) == {"UNKNOWN EOF"}
+        await connector.close()
+        assert "TOO_MANY_OPERATIONS" not in cluster.servers[0].log_path.read_text()
