@@ -166,7 +166,7 @@ class NamespaceRunner:
         for effect in self._machine.handle(event, now):
             self._carry_out(effect)
         self._arm_timer(now)
-        if not isinstance(event, OrderWritten | Tick):
+        if not isinstance(event, OrderWritten):
             self._update_gauges()
 
     def _carry_out(self, effect: Effect) -> None:
