@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+
 from callboard.consensus.interface import Engine, EngineStartError
 from callboard.consensus.memory import MemoryEngine
-
 from tests.consensus.conformance import LIMITS, Cluster, EngineConformance
 from tests.consensus.machine import ListMachine
 

@@ -20,6 +20,10 @@ Entry: TypeAlias = tuple[Annotated[bytes, Meta(min_length=1)], Index, Count]
 """(command with its kind in the first byte, index, term): the library's order."""
 
 
+DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding of arbitrary bytes may raise (bytes that are no UTF-8 are a plain ValueError)."""
+
+
 class BadMessage(ValueError):
     """Bytes that no replica of this version sends. The link they came from is not to be trusted."""
 
@@ -125,7 +129,7 @@ def decode(payload: bytes) -> Message:
     """
     try:
         message: Message = _decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise BadMessage(f"not a message of a replica: {error}") from error
     if isinstance(message, Append):
         _check_entries(message)

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from callboard.consensus.interface import EngineStartError
+from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS
 from callboard.consensus.pysyncobj_engine.disk import Disk, RealDisk, remove_leftovers, write_atomically
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE, Journal
 
@@ -107,7 +108,7 @@ def decode(data: bytes) -> Identity:
         raise EngineStartError(f"the file {IDENTITY_FILE} of the data directory is damaged")
     try:
         identity = msgspec.json.decode(text, type=Identity)
-    except msgspec.MsgspecError as error:
+    except DECODE_ERRORS as error:
         raise EngineStartError(f"the file {IDENTITY_FILE} of the data directory cannot be read: {error}") from error
     if identity.version != FORMAT_VERSION:
         raise EngineStartError(

@@ -25,7 +25,7 @@ from attrs import define, frozen
 from pysyncobj.journal import Journal as LibraryJournal
 
 from callboard.consensus.interface import EngineStartError
-from callboard.consensus.pysyncobj_engine.codec import KIND_NOTHING
+from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS, KIND_NOTHING
 from callboard.consensus.pysyncobj_engine.disk import Disk, Handle, write_atomically
 
 JOURNAL_FILE = "journal"
@@ -169,7 +169,7 @@ def _read_frames(data: bytes) -> _Content:
 def _replay(content: _Content | None, payload: bytes, sequence: int) -> _Content:
     try:
         frame = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except DECODE_ERRORS as error:
         raise JournalCorrupt(f"frame {sequence} of the journal cannot be read: {error}") from error
     if content is None:
         if frame.opening is None:

@@ -37,6 +37,7 @@ import msgspec
 
 from callboard.consensus.interface import EngineStartError
 from callboard.consensus.pysyncobj_engine import identity as identities
+from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS
 from callboard.consensus.pysyncobj_engine.disk import Disk, RealDisk, write_atomically
 from callboard.consensus.pysyncobj_engine.identity import (
     IDENTITY_FILE,
@@ -96,7 +97,7 @@ def decode_ticket(line: str) -> Ticket:
         raise ReplaceError("the ticket is damaged: copy the whole line")
     try:
         ticket = msgspec.json.decode(text, type=Ticket)
-    except msgspec.MsgspecError as error:
+    except DECODE_ERRORS as error:
         raise ReplaceError(f"the ticket cannot be read: {error}") from error
     if ticket.version != TICKET_VERSION:
         raise ReplaceError(f"the ticket has version {ticket.version}; this version of callboard reads {TICKET_VERSION}")

@@ -16,6 +16,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from callboard.consensus.interface import EngineStartError
+from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS
 from callboard.consensus.pysyncobj_engine.disk import Disk, write_atomically
 from callboard.consensus.pysyncobj_engine.journal import Base, LogEntry
 
@@ -77,7 +78,7 @@ def decode(data: bytes) -> Snapshot:
     (length,) = _LENGTH.unpack_from(data, len(_MARKER))
     try:
         header = _decoder.decode(data[start : start + length])
-    except msgspec.MsgspecError as error:
+    except DECODE_ERRORS as error:
         raise SnapshotCorrupt(f"the header cannot be read: {error}") from error
     if header.version != FORMAT_VERSION:
         raise SnapshotCorrupt(f"format {header.version}, this version of callboard reads {FORMAT_VERSION}")

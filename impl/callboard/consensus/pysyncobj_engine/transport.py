@@ -24,7 +24,7 @@ import msgspec
 from attrs import define, frozen
 
 from callboard.consensus.interface import EngineStartError, Peer
-from callboard.consensus.pysyncobj_engine.codec import BadMessage
+from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS, BadMessage
 from callboard.consensus.pysyncobj_engine.identity import Directory, Hello, PeerRefused
 from callboard.consensus.pysyncobj_engine.options import PysyncobjOptions, TlsFiles
 
@@ -386,10 +386,10 @@ def _frame(payload: bytes) -> bytes:
 def _decode_hello(payload: bytes) -> Hello:
     try:
         return msgspec.msgpack.decode(payload, type=Hello)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         try:
             refusal = msgspec.msgpack.decode(payload, type=_Refusal)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_ERRORS:
             raise BadMessage(f"not a hello: {error}") from error
     raise PeerRefused(f"refused by the other side: {refusal.reason[:500]}")
 
