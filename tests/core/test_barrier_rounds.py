@@ -8,13 +8,14 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from hypothesis import Phase as HypothesisPhase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from callboard.core.barrier import BarrierNamespace
 from callboard.core.barrier_records import BarrierSettings
-from tests.core.barrier_mutants import MUTANTS, Prepare
+from tests.core.barrier_mutants import MUTANTS, CutsEveryone, ForgetsChangesWhileCommitting, Prepare, RestartsRounds
 from tests.core.barrier_network import BarrierNetwork, Link, PropertyViolation, Sidecar, one_move
 from tests.core.barrier_walk import walk
 
@@ -61,6 +62,7 @@ class BarrierRounds(RuleBasedStateMachine):
     """Everything that may happen to one namespace, in any order."""
 
     network: BarrierNetwork
+    make: type[BarrierNamespace] = BarrierNamespace
 
     @initialize(coalesce_ms=st.sampled_from([0, 100]), batch_items_max=st.sampled_from([1, 2, 100]))
     def begin(self, coalesce_ms: int, batch_items_max: int) -> None:
@@ -72,7 +74,8 @@ class BarrierRounds(RuleBasedStateMachine):
                 member_grace_ms=3000,
                 retry_ms=100,
                 batch_items_max=batch_items_max,
-            )
+            ),
+            self.make,
         )
 
     def some_sidecar(self, data: st.DataObject) -> Sidecar:
@@ -161,3 +164,29 @@ class BarrierRounds(RuleBasedStateMachine):
 
 TestBarrierRounds = BarrierRounds.TestCase
 TestBarrierRounds.settings = hypothesis_settings(stateful_step_count=60)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "violated"),
+    [
+        (RestartsRounds, "BarrierOrder"),
+        (CutsEveryone, "SlowHostIsolation"),
+        (ForgetsChangesWhileCommitting, "Convergence"),
+    ],
+)
+def test_seeded_bug_is_caught_by_the_state_machine(mutant: type[BarrierNamespace], violated: str) -> None:
+    class Buggy(BarrierRounds):
+        make = mutant
+
+    thorough = hypothesis_settings(
+        max_examples=1000,
+        stateful_step_count=60,
+        derandomize=True,
+        database=None,
+        phases=[HypothesisPhase.generate],
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    with pytest.raises(PropertyViolation) as caught:
+        run_state_machine_as_test(Buggy, settings=thorough)
+    assert caught.value.name == violated

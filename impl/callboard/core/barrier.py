@@ -16,6 +16,10 @@ How it works:
 * A stream that needs no change of members (no actor types, or a member that came back as it was) is brought up to
   date alone, by lock, update and unlock of the current version at once: a one-shot push. During a round it waits,
   since it must not have the new table before the others have let go of the old one.
+
+Bound of `SlowHostIsolation`: a round loses its silent streams at most `round_timeout_ms` + 2 * min(`phase_ms_min`,
+`round_timeout_ms`) after it began or last cut some; with all phases prompt but one, after `round_timeout_ms`. Every cut
+ends a phase, so a round lasts at most three times as long.
 """
 
 from __future__ import annotations
