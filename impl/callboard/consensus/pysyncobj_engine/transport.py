@@ -336,7 +336,8 @@ class Links:
                 if payload and self._links.get(peer_id) is link:
                     self._events.received(peer_id, payload)
         except _LINK_ERRORS as error:
-            self._trouble(peer_id, _reason(error))
+            if self._links.get(peer_id) is link:
+                self._trouble(peer_id, _reason(error))
         finally:
             self._drop(link)
 
