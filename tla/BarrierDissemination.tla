@@ -420,6 +420,9 @@ TimeoutIsLocal ==
     [][(\E h \in Hosts : stream[h] # 0 /\ stream'[h] = 0 /\ epoch' = epoch)
           => (phase' = phase /\ version' = version)]_vars
 
+\* (own) While a new leader waits for the members, none of them is removed.
+GraceKept == [][(grace /\ grace') => members \subseteq members']_vars
+
 (* Liveness (see LIVEBarrierDissemination for the bounds).                 *)
 InStep(h) == /\ h \in members /\ Linked(h) /\ ~locked[h]
              /\ installed[h] = version /\ table[h] = members

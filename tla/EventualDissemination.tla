@@ -331,9 +331,14 @@ GenerationExact ==
        /\ \A v \in 1..version : history'[v] = history[v]
        /\ (Len(history') > version) = (members' # members)]_vars
 
-\* (own) A removed incarnation never comes back into a table.
+\* (own) A removed incarnation never comes back: those that enter the table are higher than all before.
 GoneForGood ==
-    \A h \in Hosts : members[h] # 0 => members[h] > gone[h]
+    [][\A h \in Hosts : (members'[h] # members[h] /\ members'[h] # 0)
+                           => \A v \in 1..version : history[v][h] < members'[h]]_vars
+
+\* (own) The leader computes deltas only from the history that it keeps.
+OnlyKeptHistory ==
+    [][\A m \in msgs' \ msgs : m.type = "delta" => m.from >= base]_vars
 
 \* Every actor that a host would admit a call for.
 Runs(h, k) ==

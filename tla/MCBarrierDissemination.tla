@@ -21,4 +21,30 @@ Total(S) == IF S = {} THEN 0
 MCConnect(h) == Len(net[h]) < MaxStreams /\ Total(Hosts) < MaxTotal /\ B!Connect(h)
 MCStartRound == version < MaxVersion /\ B!StartRound
 MCNewLeader  == epoch < MaxEpoch /\ B!NewLeader
+
+-----------------------------------------------------------------------------
+(* Situations that must be reachable: each is denied here, and a config      *)
+(* expects TLC to find it.                                                   *)
+
+\* Two hosts serve by different tables, one of them cut off.
+NeverServesBehind ==
+    \A g, h \in Hosts : (~locked[g] /\ ~locked[h]) => installed[g] = installed[h]
+\* A round comes to its last phase though a member of its table has been cut.
+NeverRoundWithoutSilent ==
+    ~(phase = "unlock" /\ Participants # {} /\ \E h \in members : stream[h] = 0)
+\* An addition and a removal wait behind one round.
+NeverBatchBehindRound == ~(phase # "idle" /\ Joining # {} /\ leaving # {})
+\* Everybody is in step again under a new leader, without a new version.
+NeverNewLeaderSameTable ==
+    ~(epoch = 2 /\ version = 2 /\ members = Hosts /\ \A h \in Hosts : session[h] = 2 /\ InStep(h))
+\* A round meets the acknowledgement of an earlier push.
+NeverAckOfPush ==
+    ~(phase = "lock" /\ \E h \in Participants \ acked :
+        net[h][stream[h]].up # <<>> /\ Head(net[h][stream[h]].up).v < version)
+\* Everybody is in step at the third version.
+NeverThirdVersion == ~(version = 3 /\ members # {} /\ \A h \in members : InStep(h))
+\* A lock waits in a stream that its host gave up, and the host serves by now.
+NeverLateOrder ==
+    ~(\E h \in Hosts : /\ ~locked[h] /\ session[h] = 2
+                       /\ net[h][1].down # <<>> /\ Head(net[h][1].down).op = "lock")
 =============================================================================

@@ -27,4 +27,24 @@ MCSendDelta(h)    == Room /\ E!SendDelta(h)
 MCSendSnapshot(h) == Room /\ E!SendSnapshot(h)
 MCCut(h)         == FALSE
 MCRot(h)          == RotOn /\ E!Rot(h)
+
+-----------------------------------------------------------------------------
+(* Situations that must be reachable: each is denied here, and a config      *)
+(* expects TLC to find it.                                                   *)
+
+ToLiving(m) == up[m.h] /\ incarnation[m.h] = m.inc /\ installed[m.h] # 0
+\* A delta starts from a version that its host has not seen.
+NeverGap == ~(\E m \in msgs : m.type = "delta" /\ ToLiving(m) /\ m.from > installed[m.h])
+\* A delta comes to a host that has gone beyond it.
+NeverStaleDelta == ~(\E m \in msgs : m.type = "delta" /\ ToLiving(m) /\ m.to < installed[m.h])
+\* A host with a table gets a snapshot because the leader's history does not reach back to it.
+NeverTooLateForDelta ==
+    ~(\E m \in msgs : m.type = "snapshot" /\ ToLiving(m) /\ installed[m.h] < base /\ base = m.to)
+\* A removed host is back under its next incarnation.
+NeverReturned == ~(\E h \in Hosts : up[h] /\ gone[h] = 1 /\ InStep(h) /\ incarnation[h] = 2)
+\* A host that was removed still serves from its last table.
+NeverServesThoughRemoved == ~(\E h \in Hosts, k \in Keys : Runs(h, k) /\ members[h] = 0)
+\* A report shows the leader that a host has the wrong content at the right version.
+NeverWrongDigest ==
+    ~(\E m \in msgs : m.type = "report" /\ m.v # 0 /\ m.v = version /\ m.digest # Digest(members))
 =============================================================================
