@@ -14,7 +14,7 @@ _UNIT_MS = {
     "m": Fraction(60_000),
     "h": Fraction(3_600_000),
 }
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 
 
 def parse_duration_ms(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.office import Office
-from callboard.server.settings import ServerSettings
+from callboard.server.settings import EngineName, ServerSettings
 from callboard.server.sidecar_service import SidecarService, not_leader_text
 from callboard.server.tls import grpc_credentials, http_context
 
@@ -65,7 +66,7 @@ class Replica:
         """Open everything. On failure all that was opened is closed again.
 
         Raises:
-            EngineStartError, AddressError, TlsFileError: with a one-line reason.
+            StartError, EngineStartError, AddressError, TlsFileError: with a one-line reason.
         """
         self._halted = asyncio.get_running_loop().create_future()
         self.machine.observe(self._on_state)
@@ -76,6 +77,7 @@ class Replica:
             self.healthz_port = await self._http.start_health(self.settings.healthz_address, self.settings.healthz_port)
             if self.settings.metrics_enabled:
                 await self._http.start_metrics(self.settings.metrics_address, self.settings.metrics_port)
+            self._check_data_dir()
             await self.engine.start()
             self._watching_engine = asyncio.ensure_future(self._watch_engine())
             await self._start_grpc()
@@ -90,6 +92,20 @@ class Replica:
             tls=self._tls is not None,
         )
         self._on_leadership(self.engine.leadership())
+
+    def _check_data_dir(self) -> None:
+        directory = self.settings.engine.data_dir
+        if directory is None or self.settings.engine.name is EngineName.MEMORY:
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise StartError(
+                f"cannot write the data directory {directory}: {error.strerror}; "
+                "set another one with --data-dir (or --raft-logstore-path)"
+            ) from None
 
     async def _start_grpc(self) -> None:
         sidecars = self.settings.sidecars
