@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from callboard.consensus.etcd_engine import EtcdEngine, EtcdOptions
 from callboard.consensus.etcd_engine.options import split_endpoint
@@ -160,6 +160,18 @@ class EtcdReplicas(Cluster):
         """The leader writes the snapshot for all; etcd forgets its history as well."""
         await self.engine(replica_id).write_snapshot()
         await asyncio.to_thread(self.etcd.compact)
+
+    async def __aenter__(self) -> Self:
+        await self.prepare()
+        try:
+            await self.start_all()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Stop the replicas, then their links."""

@@ -20,11 +20,8 @@ class TestOneMember(EngineConformance):
     @pytest.fixture
     async def cluster(self, etcd1: EtcdCluster, tmp_path: Path) -> AsyncIterator[Cluster]:
         """A started cluster."""
-        cluster = EtcdReplicas(["a"], etcd1, tmp_path)
-        await cluster.prepare()
-        await cluster.start_all()
-        yield cluster
-        await cluster.close()
+        async with EtcdReplicas(["a"], etcd1, tmp_path) as cluster:
+            yield cluster
 
 
 class TestThreeMembers(EngineConformance):
@@ -33,8 +30,5 @@ class TestThreeMembers(EngineConformance):
     @pytest.fixture
     async def cluster(self, etcd3: EtcdCluster, tmp_path: Path) -> AsyncIterator[Cluster]:
         """A started cluster."""
-        cluster = EtcdReplicas(["a", "b", "c"], etcd3, tmp_path)
-        await cluster.prepare()
-        await cluster.start_all()
-        yield cluster
-        await cluster.close()
+        async with EtcdReplicas(["a", "b", "c"], etcd3, tmp_path) as cluster:
+            yield cluster

@@ -155,6 +155,19 @@ def unaltered(request: rpc.TxnRequest) -> None:
     """No mutant: leave the transaction as it is."""
 
 
+async def calm_down(leaders: Sequence[Leader], chance: random.Random) -> None:
+    """Stop one or the other, let the network work, wait until nothing is in doubt, deliver what is delayed."""
+    for leader in leaders:
+        if chance.random() < 0.3:
+            leader.proposer.abandon("the engine stopped")
+        leader.client.calm = True
+    await asyncio.wait_for(asyncio.gather(*(leader.proposer.settled.wait() for leader in leaders)), 30)
+    for leader in leaders:
+        leader.proposer.close()
+        while leader.client.delayed:
+            leader.client.run_a_delayed_one()
+
+
 async def run_schedule(
     seed: int, alter: Callable[[rpc.TxnRequest], None] = unaltered
 ) -> tuple[list[bytes], dict[bytes, Applied | Exception]]:
@@ -191,15 +204,7 @@ async def run_schedule(
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
         chance.choice(leaders).client.run_a_delayed_one()
-    for leader in leaders:
-        if chance.random() < 0.3:
-            leader.proposer.abandon("the engine stopped")
-        leader.client.calm = True
-    await asyncio.wait_for(asyncio.gather(*(leader.proposer.settled.wait() for leader in leaders)), 30)
-    for leader in leaders:
-        leader.proposer.close()
-        while leader.client.delayed:
-            leader.client.run_a_delayed_one()
+    await calm_down(leaders, chance)
     await asyncio.gather(*proposals)
     for run in runs:
         run.cancel()

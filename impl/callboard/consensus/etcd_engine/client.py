@@ -46,6 +46,7 @@ STALE_TOKEN = ("etcdserver: invalid auth token", "etcdserver: revision of auth s
 AUTH_IS_OFF = "authentication is not enabled"
 
 RECEIVE_BYTES_MAX = 32 * 1024 * 1024
+LOGIN_TIMEOUT_S = 5.0
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5
 
@@ -161,7 +162,7 @@ class EtcdClient:
         self._endpoints: list[_Endpoint] = []
         self._current = 0
         self._token: str | None = None
-        self._login = asyncio.Lock()
+        self._login: asyncio.Task[None] | None = None
         self._etcd_cluster: int | None = None
         self._revision_seen = 0
 
@@ -183,6 +184,8 @@ class EtcdClient:
     async def close(self) -> None:
         """Close all channels. Calls under way end with an error. Idempotent."""
         endpoints, self._endpoints = self._endpoints, []
+        if self._login is not None:
+            self._login.cancel()
         for endpoint in endpoints:
             await endpoint.channel.close()
 
@@ -329,7 +332,7 @@ class EtcdClient:
             timeout_s = min(remaining_s, self._attempt_timeout_s)
             try:
                 if self._user is not None and token is None:
-                    await self._log_in(None, endpoint, timeout_s)
+                    await self._log_in(None, endpoint, remaining_s)
                 answer = await attempt(endpoint, timeout_s)
                 self._check_header(endpoint, answer.header, floor)
                 return answer
@@ -368,22 +371,37 @@ class EtcdClient:
         if self._token == token:
             self._token = None
 
-    async def _log_in(self, stale: str | None, endpoint: _Endpoint, timeout_s: float) -> None:
-        """Get a new token, unless another call did so while we waited."""
-        async with self._login:
-            if self._token != stale:
-                return
-            request = rpc.AuthenticateRequest(name=self._user or "", password=self._password or "")
-            stub = endpoint.unary("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
-            try:
-                answer: rpc.AuthenticateResponse = await stub(request, timeout=timeout_s)
-            except grpc.aio.AioRpcError as error:
-                if AUTH_IS_OFF not in (error.details() or ""):
-                    raise
-                logger.warning("etcd does not ask for users; going on without %s's password", self._user)
-                self._user = None
-                return
-            self._token = answer.token
+    async def _log_in(self, stale: str | None, endpoint: _Endpoint, wait_s: float) -> None:
+        """Get a new token, together with other calls that need one. etcd checks passwords slowly on purpose, so the
+        login may outlast the call that began it."""
+        if self._token != stale:
+            return
+        if self._login is None:
+            self._login = asyncio.get_running_loop().create_task(self._authenticate(endpoint))
+            self._login.add_done_callback(self._login_ended)
+        login = self._login
+        await asyncio.wait([login], timeout=wait_s)
+        if not login.done():
+            raise EtcdUnreachable(f"{endpoint.address}: the login of user {self._user} was not answered in time")
+        login.result()
+
+    def _login_ended(self, task: asyncio.Task[None]) -> None:
+        self._login = None
+        if not task.cancelled():
+            task.exception()  # seen by those who wait, if anybody is left
+
+    async def _authenticate(self, endpoint: _Endpoint) -> None:
+        request = rpc.AuthenticateRequest(name=self._user or "", password=self._password or "")
+        stub = endpoint.unary("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
+        try:
+            answer: rpc.AuthenticateResponse = await stub(request, timeout=LOGIN_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if AUTH_IS_OFF not in (error.details() or ""):
+                raise
+            logger.warning("etcd does not ask for users; going on without %s's password", self._user)
+            self._user = None
+            return
+        self._token = answer.token
 
     def _check_header(self, endpoint: _Endpoint, header: rpc.ResponseHeader, floor: int) -> None:
         self._check_cluster(endpoint, header.cluster_id)
