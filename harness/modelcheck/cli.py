@@ -10,10 +10,12 @@ import click
 from rich.console import Console
 
 from harness.modelcheck.counts import update_counts
+from harness.modelcheck.diagram import draw
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.execute import Listener, Outcome, available_cores, execute
+from harness.modelcheck.explain import print_steps, steps_of
 from harness.modelcheck.lint import lint_suite
-from harness.modelcheck.manifest import TIERS, Suite, load_suite
+from harness.modelcheck.manifest import TIERS, Diagram, Suite, load_suite
 from harness.modelcheck.plan import canary_task, plan
 from harness.modelcheck.progress import ProgressView
 from harness.modelcheck.report import as_json, as_markdown, print_table
@@ -32,8 +34,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @click.option("--update-counts", "update", is_flag=True, help="Write the found state counts into the manifest.")
 @click.option("--timeout-factor", type=float, default=1.0, show_default=True, help="For slow machines.")
 @click.option("--spec", type=click.Path(path_type=Path, file_okay=False), default=REPOSITORY / "tla", help="Folder.")
+@click.option("--explain", metavar="NAME", help="Run one config or mutant and print its counterexample.")
+@click.option("--svg", type=click.Path(path_type=Path), help="With --explain: draw it as a sequence diagram, too.")
 @click.option("--build", type=click.Path(path_type=Path), help="Folder for TLC's outputs.  [.build/modelcheck]")
 def main(
+    *,
     tier: str,
     only: str | None,
     modules: tuple[str, ...],
@@ -42,6 +47,8 @@ def main(
     update: bool,
     timeout_factor: float,
     spec: Path,
+    explain: str | None,
+    svg: Path | None,
     build: Path | None,
 ) -> None:
     """Run TLC over tla/ and compare each result with the manifest. Exit code 1 means a surprise, 2 a bad setup."""
@@ -52,9 +59,12 @@ def main(
         for note in tools.notes:
             console.print(f"note: {note}", markup=False)
         lint(suite, console)
+        folder = build or REPOSITORY / ".build" / "modelcheck"
+        if explain is not None:
+            explain_one(suite, tools, folder, name=explain, svg=svg, console=console)
+            sys.exit(0)
         tiers = frozenset(TIERS) if tier == "all" else frozenset([tier])
         tasks = plan(suite, tiers=tiers, only=only, timeout_factor=timeout_factor)
-        folder = build or REPOSITORY / ".build" / "modelcheck"
         outcomes = [run_canary(suite, tools, folder)]
         with ProgressView(console, len(tasks)) as listener:
             outcomes += execute(tasks, tools, folder, jobs or available_cores(), listener)
@@ -104,6 +114,27 @@ def run_canary(suite: Suite, tools: Tools, build: Path) -> Outcome:
             f"(see {outcome.run.output_file})"
         )
     return outcome
+
+
+def explain_one(suite: Suite, tools: Tools, build: Path, *, name: str, svg: Path | None, console: Console) -> None:
+    """Run what is named and print its counterexample, and draw it if `svg` is given.
+
+    Raises:
+        ModelCheckError: when the name fits nothing or several, or when there is no counterexample.
+    """
+    tasks = plan(suite, tiers=frozenset(TIERS), only=name)
+    if len(tasks) > 1:
+        raise ModelCheckError(f"--explain {name} fits several: {', '.join(f'{t.module}/{t.name}' for t in tasks)}")
+    (outcome,) = execute(tasks, tools, build, available_cores(), Listener())
+    if not outcome.run.output.trace:
+        reason = "; ".join(outcome.verdict.surprises) or "no property is violated"
+        raise ModelCheckError(f"{name} has no counterexample: {reason} (see {outcome.run.output_file})")
+    title = f"{outcome.task.module}: {outcome.task.name} violates {outcome.verdict.violated}"
+    print_steps(title, outcome.run.output, console)
+    if svg is not None:
+        settings = suite.diagrams.get(outcome.task.module, Diagram())
+        svg.write_text(draw(title, steps_of(outcome.run.output.trace), settings), encoding="utf-8")
+        console.print(f"drawn to {svg}", markup=False)
 
 
 def show(outcomes: Sequence[Outcome], output: str, tools: Tools, console: Console) -> None:
