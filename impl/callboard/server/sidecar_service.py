@@ -75,15 +75,15 @@ class SidecarService:
             identity = peer_spiffe_id(context.auth_context()) if self._tls else None
             first = await self._first_message(identity, context)
             message = _message(first)
-            runner = await self._runner(office, first.namespace, context)
+            # Sent by itself: headers that leave with a message would be sent again by an `abort` that interrupts
+            # that write, which gRPC refuses, and the stream would never end.
+            await context.send_initial_metadata(())
+            runner = await self._runner(office, first.namespace, context)  # nothing may wait from here to open()
             stream = SidecarStream(next(self._stream_ids), first)
             log.info(
                 f"Received status report connection from new namespace={first.namespace} "  # noqa: G004
                 f"id={first.id} host={first.name}"
             )
-            # Sent by itself: headers that leave with a message would be sent again by an `abort` that interrupts
-            # that write, which gRPC refuses, and the stream would never end.
-            await context.send_initial_metadata(())
             runner.open(stream, report_of(message))
             ending = await self._serve(stream, runner, office, identity, context)
         finally:
