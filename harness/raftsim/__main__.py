@@ -37,7 +37,7 @@ _POWER = {"any": None, "kill": False, "power": True}
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the JSON report to this file.")
 @click.pass_context
-def main(
+def main(  # noqa: PLR0917 - one parameter per option
     context: click.Context,
     engine: str,
     schedules: int,

@@ -7,7 +7,7 @@ A checker raises `Violation` in the step that breaks the rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from attrs import define, field, frozen
 
@@ -90,7 +90,11 @@ class LeaderCompleteness:
             self.checked.add((view.term, replica))
             for index, (term, command, when) in self.committed.items():
                 if when < view.term:
-                    _require(view.log, index, term, command, "LeaderCompleteness", f"leader {replica} of {view.term}")
+                    if not _holds(view.log, (command, index, term)):
+                        raise Violation(
+                            "LeaderCompleteness",
+                            f"leader {replica} of {view.term} lacks committed entry {index} of term {term}",
+                        )
         if before is not None and view.commit_index == before.commit_index:
             return
         base = view.log[0][1]
@@ -105,12 +109,10 @@ class LeaderCompleteness:
                 )
 
 
-def _require(log: list[LogEntry], index: int, term: int, command: bytes, rule: str, who: str) -> None:
-    position = index - log[0][1]
-    if position < 0:
-        return
-    if position >= len(log) or (position and log[position] != (command, index, term)):
-        raise Violation(rule, f"{who} lacks committed entry {index} of term {term}")
+def _holds(log: Sequence[LogEntry], entry: LogEntry) -> bool:
+    """Whether the entry is in the log, or at or below its first one, which may stand for a snapshot."""
+    position = entry[1] - log[0][1]
+    return position <= 0 or (position < len(log) and log[position] == entry)
 
 
 @define(eq=False)
@@ -144,7 +146,9 @@ class StateMachineSafety:
         """A replica's state is replaced by a snapshot."""
         index = items[-1][0] if items else 0
         if index < self.last[replica]:
-            raise Violation("StateMachineSafety", f"the state of {replica} goes back from {self.last[replica]} to {index}")
+            raise Violation(
+                "StateMachineSafety", f"the state of {replica} goes back from {self.last[replica]} to {index}"
+            )
         self.last[replica] = index
         if index and self.digests.get(index) != digest:
             raise Violation("StateMachineSafety", f"the snapshot of {replica} at {index} is not a state of the group")
@@ -193,7 +197,9 @@ class Linearizability:
         index = outcome.index
         if proposal.command is None:
             if index < proposal.floor:
-                raise Violation("Linearizability", f"a barrier at {index} misses what was acknowledged at {proposal.floor}")
+                raise Violation(
+                    "Linearizability", f"a barrier at {index} misses what was acknowledged at {proposal.floor}"
+                )
             return
         if safety.history.get(index) != proposal.command:
             raise Violation("Linearizability", f"{proposal.command!r} is acknowledged at {index} but was not applied")
@@ -213,7 +219,9 @@ def check_durability(acknowledged: dict[bytes, int], replica: str, items: Iterab
     present = {command: index for index, command in items}
     lost = sorted(index for command, index in acknowledged.items() if present.get(command) != index)
     if lost:
-        raise Violation("DurableMembership", f"{len(lost)} acknowledged commands are lost on {replica}, first at {lost[0]}")
+        raise Violation(
+            "DurableMembership", f"{len(lost)} acknowledged commands are lost on {replica}, first at {lost[0]}"
+        )
 
 
 @define(eq=False)

@@ -12,7 +12,6 @@ import random
 
 from attrs import define, field
 
-
 SECTOR_BYTES = 512
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import pysyncobj.syncobj
 from attrs import define, field
+
 from callboard.consensus.interface import (
     Applied,
     BarrierFailed,
@@ -21,7 +23,6 @@ from callboard.consensus.interface import (
 from callboard.consensus.pysyncobj_engine.core import Core
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE, Journal
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
-
 from harness.raftsim.disk import SimDisk
 from harness.raftsim.replica import (
     Acknowledged,
@@ -57,7 +58,7 @@ class _Handle:
 
 
 @define(eq=False)
-class _Directory:
+class SimulatedDirectory:
     """The engine's `Disk` over a simulated one."""
 
     disk: SimDisk
@@ -143,7 +144,9 @@ class _HardenedReplica:
     def barrier(self, done: Callable[[Outcome], None]) -> None:
         with _stopping():
             self.core.barrier(
-                lambda outcome: done(Unknown(str(outcome)) if isinstance(outcome, BarrierFailed) else Acknowledged(outcome))
+                lambda outcome: done(
+                    Unknown(str(outcome)) if isinstance(outcome, BarrierFailed) else Acknowledged(outcome)
+                )
             )
 
     def compact_soon(self) -> None:
@@ -204,20 +207,24 @@ class Hardened:
     name = "hardened"
     errors_are_violations = True
 
-    def __init__(self, core_type: Callable[..., Any] = Core) -> None:
-        self._core_type = core_type
-
     def boot(self, seat: Seat) -> Replica:
         """Start an instance. Use inside `core_in_simulation`."""
-        directory = _Directory(seat.disk)
+        directory = SimulatedDirectory(seat.disk)
         try:
             if seat.first_start and not seat.disk.exists(JOURNAL_FILE):
                 Journal.create(directory, _DIRECTORY_ID).close()
-            core = self._core_type(
-                seat.name, seat.peers, disk=directory, machine=seat.machine, send=seat.send, clock=seat.clock,
-                generator=seat.choice if seat.settings.natural_elections else _Patience(), directory_id=_DIRECTORY_ID, settings=core_settings(seat.settings),
+            core = Core(
+                seat.name,
+                seat.peers,
+                disk=directory,
+                machine=seat.machine,
+                send=seat.send,
+                clock=seat.clock,
+                generator=seat.choice if seat.settings.natural_elections else cast(random.Random, _Patience()),
+                directory_id=_DIRECTORY_ID,
+                settings=core_settings(seat.settings),
                 limits=EngineLimits(),
-            )  # fmt: skip
+            )
         except EngineStartError as refusal:
             raise StartRefused(str(refusal)) from refusal
         except EngineFailed as failure:

@@ -62,15 +62,14 @@ class _Player:
         self.world = world
         self.schedule = schedule
         self.lagging: dict[str, int] = {}
+        self.held: dict[tuple[str, str], int] = {}
         self.crashes = 0
 
     def play(self, event: Event) -> None:
         """Let one event happen; events that make no sense now are skipped."""
         kind, *numbers = event
-        for name in list(self.lagging):
-            self.lagging[name] -= 1
-            if self.lagging[name] <= 0:
-                del self.lagging[name]
+        self.lagging = {name: left - 1 for name, left in self.lagging.items() if left > 1}
+        self.held = {link: left - 1 for link, left in self.held.items() if left > 1}
         getattr(self, f"_{kind}")(*numbers)
 
     def _name(self, number: int) -> str | None:
@@ -84,20 +83,53 @@ class _Player:
         awake = [name for name in self.world.alive() if name not in self.lagging]
         if awake:
             self.world.tick(*awake)
-            self.world.deliver_all(awake)
+            self._deliver_among(awake)
+
+    def _deliver_among(self, names: list[str]) -> None:
+        waiting = [(link, self.world.network.waiting(*link)) for link in self.world.network.pairs]
+        for (source, target), count in waiting:
+            if count and source in names and target in names and (source, target) not in self.held:
+                self.world.deliver(source, target, count)
 
     def _tick(self, one: int) -> None:
         if (name := self._name(one)) is not None:
             self.world.tick(name, seconds=0.02)
 
-    def _deliver(self, one: int, other: int, count: int) -> None:
-        if one != other:
-            self.world.deliver(self.world.names[one], self.world.names[other], count)
+    def _deliver(self, which: int, count: int) -> None:
+        links = [link for link in self.world.network.pairs if self.world.network.waiting(*link)]
+        if links:
+            self.world.deliver(*links[which % len(links)], count)
+
+    def _hold(self, one: int, other: int, events: int) -> None:
+        self.held[self.world.names[one], self.world.names[other]] = events
 
     def _propose(self, one: int, count: int) -> None:
         for _ in range(count):
             if (name := self._name(one)) is not None:
                 self.world.propose(name)
+
+    def _propose_to_deposed(self, count: int) -> None:
+        for _ in range(count):
+            if leaders := self.world.leaders():
+                self.world.propose(leaders[0])
+
+    def _depose(self, how: int, one: int, proposals: int) -> None:
+        """The leader is cut off (how=0) or killed; the others elect somebody, who gets commands."""
+        if (leader := self._name(LEADER)) is None:
+            return
+        if how == 0:
+            self.world.isolate(leader)
+        else:
+            self._kill(self.world.names.index(leader))
+        others = [name for name in self.world.alive() if name != leader]
+        self.world.link(*others)
+        if self.world.names[one] in others:
+            self.world.elect(self.world.names[one])
+        for _ in range(4):
+            self._deliver_among(others)
+        self.world.tick(*others, seconds=0.02)
+        self._propose(one, proposals)
+        self._deliver_among(others)
 
     def _barrier(self, one: int) -> None:
         if (name := self._name(one)) is not None:

@@ -21,20 +21,23 @@ LEADER = -1
 _WEIGHTS = {
     "round": 30,
     "tick": 12,
-    "deliver": 40,
-    "propose": 18,
+    "deliver": 45,
+    "propose": 16,
+    "propose_to_deposed": 4,
     "barrier": 3,
     "elect": 3,
-    "cut": 3,
+    "depose": 5,
+    "cut": 2,
     "isolate": 2,
     "heal": 4,
-    "heal_all": 2,
+    "heal_all": 3,
+    "hold": 5,
+    "lag": 2,
     "kill": 2,
     "crash_at_write": 3,
     "kill_all": 0.4,
     "restart": 6,
     "compact": 4,
-    "lag": 2,
     "advance": 2,
     "fail_sync": 0.6,
 }
@@ -81,10 +84,16 @@ def _event(kind: str, size: int, choice: random.Random) -> Event:
     other = (one + choice.randrange(1, max(2, size))) % size
     match kind:
         case "deliver":
-            return (kind, one, other, choice.choice((1, 1, 1, 2, 5, 1000)))
+            return (kind, choice.randrange(20), choice.choice((1, 1, 1, 2, 5, 1000)))
         case "propose":
             who = LEADER if choice.random() < 0.8 else one
             return (kind, who, choice.choice((1, 1, 2, 6, 20)))
+        case "propose_to_deposed":
+            return (kind, choice.choice((1, 3, 8)))
+        case "depose":
+            return (kind, choice.choice((0, 0, 1)), one, choice.choice((0, 1, 4)))
+        case "hold":
+            return (kind, one, other, choice.randrange(6, 50))
         case "barrier" | "compact":
             return (kind, LEADER if choice.random() < 0.5 else one)
         case "cut" | "heal":

@@ -51,6 +51,12 @@ class _Environment:
     choice: Any = None
     disks: dict[str, SimDisk] = field(factory=dict)
 
+    def read_clock(self) -> float:
+        return self.clock()
+
+    def random(self) -> float:
+        return float(self.choice.random())
+
     def disk(self, path: str) -> SimDisk:
         return self.disks[path.split("/", 1)[0]]
 
@@ -137,8 +143,8 @@ def library_in_simulation() -> Iterator[None]:
     """Replace what the library takes from outside; undone on leaving."""
     paths = types.SimpleNamespace(path=types.SimpleNamespace(exists=_exists, isfile=_exists))
     replaced: list[tuple[Any, str, Any]] = [
-        (pysyncobj.syncobj, "monotonicTime", lambda: _environment.clock()),
-        (pysyncobj.syncobj, "random", types.SimpleNamespace(random=lambda: _environment.choice.random())),
+        (pysyncobj.syncobj, "monotonicTime", _environment.read_clock),
+        (pysyncobj.syncobj, "random", types.SimpleNamespace(random=_environment.random)),
         (pysyncobj.syncobj, "createPoller", lambda _kind: _NoPoller()),
         (pysyncobj.syncobj, "PIPE_NOTIFIER_ENABLED", False),
         (pysyncobj.syncobj, "os", paths),
@@ -188,7 +194,7 @@ class _Application(SyncObj):  # type: ignore[misc]
         self.items = machine.items
         self.digest = 0
 
-    @replicated  # type: ignore[misc]
+    @replicated  # type: ignore[untyped-decorator]
     def apply(self, command: bytes) -> int:
         self.watch_restore()
         try:
@@ -196,7 +202,7 @@ class _Application(SyncObj):  # type: ignore[misc]
         finally:
             self.digest = self._machine.digest
 
-    @replicated  # type: ignore[misc]
+    @replicated  # type: ignore[untyped-decorator]
     def read(self) -> int:
         return int(self.raftLastApplied) + 1
 

@@ -33,6 +33,14 @@ ROUND_SECONDS = 0.15
 QUIET_SECONDS = 0.5
 """Longer than a voter stays with a leader that it heard."""
 
+BRISK_SECONDS = 0.04
+"""With natural elections: much shorter than an election timeout, as messages of a healthy network are."""
+
+HEALING_ROUNDS = 200
+
+PADDING = b"." * 40
+"""Makes commands so large that a few of them fill a small batch, in any engine's encoding."""
+
 READING_SECONDS = 0.0005
 """By how much each reading of the clock moves it."""
 
@@ -73,7 +81,7 @@ class World:
         self.restart_failures: list[str] = []
         self.errors: deque[str] = deque(maxlen=10)
         self.commands = 0
-        self._groups = groups or {name: self.names for name in self.names}
+        self._groups = groups or dict.fromkeys(self.names, self.names)
         self._found: Violation | None = None
         self._slots = {name: _Slot(name) for name in self.names}
         for name in self.names:
@@ -177,7 +185,7 @@ class World:
         """A client proposes a command (a new one, if none is given); `raising`: its callback raises."""
         if command is None:
             self.commands += 1
-            command = b"c%d" % self.commands
+            command = b"c%d" % self.commands + PADDING
         pending = Pending(self, self.checkers.clients.begin(name, command), raising)
         self._step(name, lambda: self.replica(name).propose(command, pending))
         return pending
@@ -201,7 +209,7 @@ class World:
     # -- elections and snapshots
 
     def elect(self, name: str) -> None:
-        """The election timeout of this replica ends, and it ticks. Time passes, so that nobody heard a leader lately."""
+        """The election timeout of this replica ends, and it ticks. Nobody has heard a leader for a while then."""
         self.now += QUIET_SECONDS
         if self._slots[name].replica is not None:
             self._step(name, self.replica(name).end_election_timeout)
@@ -318,12 +326,13 @@ class World:
 
     # -- the end of a run
 
-    def heal(self, max_rounds: int = 120) -> None:
+    def heal(self) -> None:
         """Repair everything, wait until the group works again, and check that nothing acknowledged was lost.
 
         Raises:
-            Violation: `Convergence` when that takes more than `max_rounds` rounds, or any other rule.
+            Violation: `Convergence` when that takes more than `HEALING_ROUNDS` rounds, or any other rule.
         """
+        natural = self.settings.natural_elections
         for slot in self._slots.values():
             slot.disk.disarm()
             slot.disk.fail_next_sync = False
@@ -332,21 +341,21 @@ class World:
                 raise Violation("Convergence", f"does not start again: {'; '.join(self.restart_failures[-1:]) or name}")
         self.link_all()
         probe: Pending | None = None
-        for number in range(max_rounds):
-            self.tick()
+        for number in range(HEALING_ROUNDS):
+            self.tick(seconds=BRISK_SECONDS if natural else ROUND_SECONDS)
             self.deliver_all()
             served = probe is not None and probe.acknowledged
             if served and self._agree():
                 break
             leaders = self.leaders()
-            if number % 12 == 11 or (number % 4 == 3 and not leaders):
+            if not natural and (number % 12 == 11 or (number % 4 == 3 and not leaders)):
                 # Somebody hears of no leader, or only of one of an older term, and so the election timeout ends.
                 self.elect(self.names[number // 4 % len(self.names)])
             elif leaders and number % 4 == 0 and not served:
                 probe = self.propose(leaders[-1])
         else:
             state = {name: (len(self.items(name)), self.replica(name).view().commit_index) for name in self.alive()}
-            raise Violation("Convergence", f"not all replicas work {max_rounds} rounds after healing: {state}")
+            raise Violation("Convergence", f"not all replicas work {HEALING_ROUNDS} rounds after healing: {state}")
         for name in self.names:
             check_durability(self.checkers.clients.acknowledged, name, self._machine(name).items)
 

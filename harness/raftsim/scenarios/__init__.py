@@ -31,21 +31,37 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "pipelined_loss": Scenario("V1", "a re-sent batch cuts acknowledged entries; the leader dies", protocol.pipelined_loss),
-    "resend_truncation": Scenario("V1", "duplicate resets re-send and cut; the leader dies", protocol.resend_truncation),
-    "snapshot_commit": Scenario("V2", "a snapshot chunk commits entries that were never compared", protocol.snapshot_commit),
+    "pipelined_loss": Scenario(
+        "V1", "a re-sent batch cuts acknowledged entries; the leader dies", protocol.pipelined_loss
+    ),
+    "resend_truncation": Scenario(
+        "V1", "duplicate resets re-send and cut; the leader dies", protocol.resend_truncation
+    ),
+    "snapshot_commit": Scenario(
+        "V2", "a snapshot chunk commits entries that were never compared", protocol.snapshot_commit
+    ),
     "stale_ack": Scenario("V3", "an acknowledgement of an older term is counted", protocol.stale_ack),
     "stale_snapshot": Scenario("V4", "an older snapshot replaces newer state", protocol.stale_snapshot),
-    "membership": Scenario("V5", "two changes of membership at once split the group", protocol.membership, library_only=True),
-    "callback_raises": Scenario("V6", "a client's callback raises, and the command is applied twice", protocol.callback_raises),
+    "membership": Scenario(
+        "V5", "two changes of membership at once split the group", protocol.membership, library_only=True
+    ),
+    "callback_raises": Scenario(
+        "V6", "a client's callback raises, and the command is applied twice", protocol.callback_raises
+    ),
     "poison": Scenario("V7", "a command that raises stops every replica for ever", protocol.poison),
-    "conflict_livelock": Scenario("V8", "a follower with a divergent tail is never caught up", protocol.conflict_livelock),
-    "compaction_window": Scenario("D1", "kill -9 of all replicas during compaction loses what followed", disk.compaction_window),
+    "conflict_livelock": Scenario(
+        "V8", "a follower with a divergent tail is never caught up", protocol.conflict_livelock
+    ),
+    "compaction_window": Scenario(
+        "D1", "kill -9 of all replicas during compaction loses what followed", disk.compaction_window
+    ),
     "power_loss": Scenario("D2", "acknowledged commands are not on the disk", disk.power_loss),
     "forgotten_vote": Scenario("D2", "a vote is not on the disk: two leaders in one term", disk.forgotten_vote),
-    "unreadable_journal": Scenario("D3", "a journal torn by a power loss cannot be opened again", disk.unreadable_journal),
+    "unreadable_journal": Scenario(
+        "D3", "a journal torn by a power loss cannot be opened again", disk.unreadable_journal
+    ),
     "damaged_snapshot": Scenario("D4", "a damaged snapshot is started on as if it were empty", disk.damaged_snapshot),
-}  # fmt: skip
+}
 
 
 def run_scenario(name: str, kind: EngineKind) -> str | None:

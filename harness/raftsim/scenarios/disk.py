@@ -20,8 +20,7 @@ def compaction_window(stage: Stage) -> str | None:
         world.tick("A")
         world.deliver_all()
         world.tick("B", "C")  # at some moment: both followers write their snapshot in this tick
-        for _ in range(2):
-            waiting.append(world.propose("A"))
+        waiting += [world.propose("A"), world.propose("A")]
         world.tick("A")
         world.deliver_all()
         world.deliver_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from harness.raftsim.replica import POISON, Acknowledged, Settings
-from harness.raftsim.scenarios.stage import Stage, depose_and_reelect, lead, lost, verdict_of_survivors
+from harness.raftsim.scenarios.stage import Stage, lead, lost, reelect_after_restart, verdict_of_survivors
 from harness.raftsim.unguarded import Unguarded
 from harness.raftsim.world import World
 
@@ -42,7 +42,7 @@ def resend_truncation(stage: Stage) -> str | None:
         for _ in range(60):
             world.propose("A")
         world.rounds(8)
-        depose_and_reelect(world, "A", "C")
+        reelect_after_restart(world, "A", "C")
         world.cut("A", "C")
         world.link("A", "B")
         world.tick("A")
@@ -153,7 +153,7 @@ def stale_snapshot(stage: Stage) -> str | None:
         for _ in range(10):
             world.propose("A")
         world.rounds(6, ["A", "C"])
-        depose_and_reelect(world, "A", "C")
+        reelect_after_restart(world, "A", "C")
         world.cut("A", "C")
         world.link("A", "B")
         world.tick("A")
@@ -240,7 +240,7 @@ def conflict_livelock(stage: Stage) -> str | None:
     for _ in range(130):
         world.propose("B")
     world.rounds(10, ["B", "C"])
-    depose_and_reelect(world, "B", "C")
+    reelect_after_restart(world, "B", "C")
     world.rounds(3, ["B", "C"])
     world.link("A", "B")
     for _ in range(patience):

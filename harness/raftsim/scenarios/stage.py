@@ -47,19 +47,21 @@ def lead(world: World, name: str, among: list[str] | None = None) -> None:
     world.rounds(6, names)
 
 
-def depose_and_reelect(world: World, name: str, rival: str) -> None:
-    """The rival campaigns without success, which ends the leader's term; then the old leader wins a new one."""
-    world.elect(rival)
-    world.deliver(rival, name)
-    world.cut(rival, name)
-    world.link(rival, name)
-    for _ in range(6):
-        if world.replica(name).view().is_leader and world.replica(name).view().term > 1:
-            return
+def reelect_after_restart(world: World, name: str, voter: str) -> None:
+    """The leader's process restarts, and wins a new term with one vote (of three replicas)."""
+    term = world.replica(name).view().term
+    world.crash(name)
+    world.restart(name)
+    world.link(name, voter)
+    for _ in range(4):
         world.elect(name)
         for _ in range(3):
-            world.deliver(name, rival)
-            world.deliver(rival, name)
+            world.deliver(name, voter)
+            world.deliver(voter, name)
+        view = world.replica(name).view()
+        if view.is_leader and view.term > term:
+            return
+    raise AssertionError(f"{name} was not elected again")
 
 
 def lost(world: World, name: str, waiting: list[Pending]) -> int:
