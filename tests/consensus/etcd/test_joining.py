@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from callboard.consensus.etcd_engine import EtcdEngine, EtcdOptions, TlsFiles
+from callboard.consensus.etcd_engine import EtcdEngine, EtcdOptions, ManagedEtcd, TlsFiles
 from callboard.consensus.etcd_engine.client import EtcdClient
 from callboard.consensus.etcd_engine.errors import WrongEtcd
 from callboard.consensus.interface import EngineLimits, EngineStartError
@@ -180,7 +180,11 @@ async def test_tls(tls: dict[str, TlsFiles], tmp_path: Path) -> None:
         ({"endpoints": ("127.0.0.1",)}, "endpoint '127.0.0.1' is not host:port"),
         ({"endpoints": ("http://127.0.0.1:2379",)}, "not host:port"),
         ({"endpoints": ("127.0.0.1:2379", "127.0.0.1:2379")}, "twice"),
-        ({"endpoints": ("etcd.example:2379",)}, "etcd.example is not on this machine"),
+        ({"endpoints": ("etcd.example:2379",)}, "etcd host etcd.example is not this machine alone"),
+        ({"managed": ManagedEtcd((), listen_host="0.0.0.0")}, "etcd host 0.0.0.0"),
+        ({"managed": ManagedEtcd(()), "user": "u", "password": "p"}, "managed mode protects etcd by TLS"),
+        ({"managed": ManagedEtcd(()), "tls": TlsFiles(ca=Path("ca"))}, "managed mode needs them"),
+        ({"endpoints": ("127.0.0.1:2379",), "managed": ManagedEtcd(())}, "not both"),
         ({"endpoints": ("127.0.0.1:2379",), "prefix": "callboard/"}, "prefix"),
         ({"endpoints": ("127.0.0.1:2379",), "user": "u"}, "user and password"),
         ({"endpoints": ("127.0.0.1:2379",), "lease_ttl_s": 0}, "lease_ttl_s"),

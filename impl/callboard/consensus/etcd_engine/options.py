@@ -136,8 +136,14 @@ class EtcdOptions:
         if self.managed is not None and self.tls is not None and self.tls.certificate is None:
             raise ValueError("TLS certificate and key: managed mode needs them")
         if self.tls is None and not self.allow_plaintext:
-            hosts = [split_endpoint(endpoint)[0] for endpoint in self.endpoints]
-            hosts += [peer.host for peer in self.managed.peers] if self.managed else []
-            for host in hosts:
+            for host in self._hosts():
                 if not is_loopback(host):
-                    raise ValueError(f"endpoint host {host} is not on this machine: give TLS files or allow plain text")
+                    raise ValueError(f"etcd host {host} is not this machine alone: give TLS files or allow plain text")
+
+    def _hosts(self) -> list[str]:
+        """Every address that is dialled or listened on."""
+        hosts = [split_endpoint(endpoint)[0] for endpoint in self.endpoints]
+        if self.managed is not None:
+            hosts += [peer.host for peer in self.managed.peers]
+            hosts += [self.managed.listen_host] if self.managed.listen_host else []
+        return hosts
