@@ -126,6 +126,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     # The library's private state that is read or set here.
     _SyncObj__connectedNodes: set[ReplicaNode]
+    _SyncObj__lastResponseTime: dict[ReplicaNode, float]
     _SyncObj__newAppendEntriesTime: float
     _SyncObj__raftCommitIndex: int
     _SyncObj__raftCurrentTerm: int
@@ -165,6 +166,8 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         self._voters: set[str] = set()
         self._pre_vote: _PreVote | None = None
         self._leader_heard = float("-inf")
+        self._ticked_at = clock()
+        self._stall_forgiven = False
         self.nodes = {peer_id: ReplicaNode(peer_id) for peer_id in peer_ids}
         outlet = _Outlet()
         bind_clock(clock)
@@ -216,12 +219,31 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def tick(self) -> None:
         """Let time pass: elections, commits, applying, sending."""
+        self._forgive_stall()
         self._guard_campaign()
         was_leader = self.role() == LEADER
         self.doTick(0)
         if was_leader and self.role() != LEADER:
             # The library keeps the deadline from before it led, and would campaign at once.
             self._postpone_election()
+        self._ticked_at = self._clock()
+
+    def _forgive_stall(self) -> None:
+        """Whoever was held up itself (a slow sync, a busy machine) first listens for two heartbeats, once.
+
+        Answers and heartbeats may wait in its sockets; without this, one slow disk costs an election.
+        """
+        now = self._clock()
+        heartbeat_s = self._settings.heartbeat_ms / 1000
+        if now - self._ticked_at <= heartbeat_s or self._stall_forgiven:
+            return
+        self._stall_forgiven = True
+        if self.role() == LEADER:
+            heard = now - self._settings.fallback_ms / 1000 + 2 * heartbeat_s
+            for node, at in self._SyncObj__lastResponseTime.items():
+                self._SyncObj__lastResponseTime[node] = max(at, heard)
+        elif self._SyncObj__raftLeader is not None:
+            self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, now + 2 * heartbeat_s)
 
     def campaign_now(self) -> None:
         """Let the election timeout expire."""
@@ -418,6 +440,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         if self.role() == LEADER and term == self.term():
             raise EngineFailed(f"two leaders in term {term}: this replica and {node.id}")
         self._leader_heard = self._clock()
+        self._stall_forgiven = False
         self._pre_vote = None
 
     # ------------------------------------------------------------------ what arrives for a leader
@@ -432,6 +455,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         if not 2 <= message.next_index <= self._journal.last_index + 1:
             logger.error("%s acknowledges entry %d, which does not exist", node.id, message.next_index - 1)
             return
+        self._stall_forgiven = False
         follower = self._followers.setdefault(node.id, _Follower())
         # V8: one reset at a time. Those that answer what was sent before the last rewind would undo it.
         reset = message.reset and message.sequence >= follower.rewound_at
