@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.processes import Cluster, ProcessError, ServerProcess, find_leader
-from harness.sidecars import Fleet, Generation, SidecarSpec, naive_owners
+from harness.sidecars import Fleet, Generation, SidecarSettings, SidecarSpec, naive_owners
 from harness.sidecars.tables import REPLICATION_FACTOR
 
 NAMESPACE = "default"
@@ -61,9 +61,21 @@ class Result:
 class Demo:
     """The run: steps in order, results collected."""
 
-    def __init__(self, cluster: Cluster, fleet: Fleet, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        fleet: Fleet,
+        say: Callable[[str], None],
+        *,
+        sidecars: int = SIDECARS,
+        actor_ids: int = ACTOR_IDS,
+        settings: SidecarSettings | None = None,
+    ) -> None:
         self.cluster = cluster
         self.fleet = fleet
+        self.sidecars = sidecars
+        self.actor_ids = actor_ids
+        self.settings = settings
         self.results: list[Result] = []
         self._say = say
 
@@ -80,10 +92,7 @@ class Demo:
         await self.kill_leader()
         await self.kill_all()
         await self.join_one_more()
-        broken = [sidecar.name for sidecar in self.fleet.sidecars if sidecar.machine.wedged]
-        gave_up = self.fleet.total("closed") + self.fleet.total("fail_safe")
-        detail = f"{len(broken)} wedged, {gave_up} rounds given up by a sidecar"
-        self.check("no sidecar wedged or out of patience", not broken and not gave_up, detail)
+        self.check_patience()
 
     async def picture(self, server: ServerProcess) -> Picture:
         """Ask the cluster (after a quorum confirmed the answer) and every sidecar."""
@@ -100,9 +109,10 @@ class Demo:
 
     async def join(self) -> None:
         """All sidecars join at once."""
-        self._say(f"{SIDECARS} sidecars join, half of them daprd 1.16 and half 1.18")
-        for number in range(SIDECARS):
-            self.fleet.add(sidecar_spec(number), Generation.V1_16 if number % 2 else Generation.V1_18)
+        self._say(f"{self.sidecars} sidecars join, half of them daprd 1.16 and half 1.18")
+        for number in range(self.sidecars):
+            generation = Generation.V1_16 if number % 2 else Generation.V1_18
+            self.fleet.add(sidecar_spec(number), generation, self.settings)
         seconds = await self.fleet.wait_converged(deadline_s=JOIN_DEADLINE_S)
         now = await self.picture(await self.cluster.leader())
         detail = f"{len(self.fleet.sidecars)} sidecars, {len(now.digests)} table, version {now.version}"
@@ -112,12 +122,12 @@ class Demo:
 
     async def compare_owners(self) -> None:
         """Owners by every sidecar's own ring, and by the server, against the naive computation."""
-        self._say(f"owners of {ACTOR_IDS:,} actor ids, from the list of sidecars alone, the plain way")
+        self._say(f"owners of {self.actor_ids:,} actor ids, from the list of sidecars alone, the plain way")
         start = time.monotonic()
         wrong = 0
         expected: dict[tuple[str, str], str] = {}
         for actor_type in ACTOR_TYPES:
-            ids = [f"{actor_type}-{number}" for number in range(ACTOR_IDS // len(ACTOR_TYPES))]
+            ids = [f"{actor_type}-{number}" for number in range(self.actor_ids // len(ACTOR_TYPES))]
             hosts = [s.name for s in self.fleet.sidecars if actor_type in s.machine.spec.actor_types]
             owners = await asyncio.to_thread(naive_owners, ids, hosts, REPLICATION_FACTOR)
             expected |= {(actor_type, actor_id): owner for actor_id, owner in owners.items()}
@@ -185,11 +195,18 @@ class Demo:
         detail = f"{rounds:.0f} rounds; {pushes} tables pushed to {len(self.fleet.sidecars)} sidecars that came back"
         self.check(f"no needless round {when}", rounds == 0 and pushes <= len(self.fleet.sidecars), detail)
 
+    def check_patience(self) -> None:
+        """Whether any sidecar is locked for good, or gave a round or a stream up by itself."""
+        broken = [sidecar.name for sidecar in self.fleet.sidecars if sidecar.machine.wedged]
+        gave_up = self.fleet.total("closed") + self.fleet.total("fail_safe")
+        detail = f"{len(broken)} wedged, {gave_up} rounds given up by a sidecar"
+        self.check("no sidecar wedged or out of patience", not broken and not gave_up, detail)
+
     async def join_one_more(self) -> None:
         """The restarted cluster still does its work: one more sidecar, one more version."""
         before = await self.picture(await self.cluster.leader())
         self._say("one more sidecar joins")
-        self.fleet.add(sidecar_spec(SIDECARS))
+        self.fleet.add(sidecar_spec(self.sidecars), settings=self.settings)
         seconds = await self.fleet.wait_converged(deadline_s=JOIN_DEADLINE_S)
         after = await self.picture(await self.cluster.leader())
         detail = f"{len(after.members)} members, version {before.version} to {after.version}"
@@ -224,7 +241,7 @@ async def show(engine: str, console: Console) -> int:
     start = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(f"[dim]{time.monotonic() - start:5.1f} s[/]  {line}", highlight=False)
+        console.print(f"[dim]{time.monotonic() - start:5.1f} s[/]  {line}", highlight=False, soft_wrap=True)
 
     say(f"three replicas start, engine {engine}")
     async with Cluster(3, engine) as cluster, Fleet(cluster.addresses) as fleet:
