@@ -231,6 +231,24 @@ async def test_a_lost_lease_costs_the_leadership_and_no_command(two: EtcdReplica
     _assert_outcomes(await settled(two), clients.commands, clients.ends)
 
 
+async def test_an_etcd_without_space_refuses_changes_and_serves_reads(tmp_path: Path) -> None:
+    quota = "--quota-backend-bytes=1000000"
+    with EtcdCluster(tmp_path / "etcd", 1, arguments=(quota,)) as etcd:
+        async with EtcdReplicas(["a"], etcd, tmp_path) as cluster:
+            engine = cluster.engine(await cluster.leader())
+            ends: list[Applied | NotApplied | OutcomeUnknown] = []
+            commands: list[bytes] = []
+            while not ends or isinstance(ends[-1], Applied):
+                assert len(commands) < 20_000, "80 MB fit into a quota of 1 MB"
+                batch = [b"%d" % number + b"x" * 4000 for number in range(len(commands), len(commands) + 30)]
+                commands += batch
+                ends += await asyncio.gather(*(outcome(engine.propose(each, timeout_ms=TIMEOUT_MS)) for each in batch))
+            assert isinstance(ends[-1], NotApplied)
+            assert "database space exceeded" in str(ends[-1])
+            log = await settled(cluster)
+            _assert_outcomes(log, commands, ends)
+
+
 async def test_damaged_entries_stop_the_engine_loudly(two: EtcdReplicas) -> None:
     await two.append(b"good")
     failure = asyncio.ensure_future(two.engines["a"].wait_failed())

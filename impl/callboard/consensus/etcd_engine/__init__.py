@@ -2,5 +2,6 @@
 
 from callboard.consensus.etcd_engine.engine import EtcdEngine
 from callboard.consensus.etcd_engine.options import EtcdOptions, ManagedEtcd, ManagedPeer, TlsFiles
+from callboard.consensus.etcd_engine.seeding import EtcdSeeder
 
-__all__ = ["EtcdEngine", "EtcdOptions", "ManagedEtcd", "ManagedPeer", "TlsFiles"]
+__all__ = ["EtcdEngine", "EtcdOptions", "EtcdSeeder", "ManagedEtcd", "ManagedPeer", "TlsFiles"]
