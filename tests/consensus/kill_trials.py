@@ -223,8 +223,8 @@ def main() -> int:
         total += verdict.acknowledged
         bad += not verdict.clean
         print(
-            f"{number}: {verdict.acknowledged} acknowledged, {len(verdict.missing)} missing, {len(verdict.twice)} twice, "
-            f"logs {'equal' if verdict.agree else 'DIFFERENT'}, killed at: {verdict.caught}",
+            f"{number}: {verdict.acknowledged} acknowledged, {len(verdict.missing)} missing, "
+            f"{len(verdict.twice)} twice, logs {'equal' if verdict.agree else 'DIFFERENT'}, at: {verdict.caught}",
             flush=True,
         )
     print(f"{arguments.trials} trials, {total} acknowledged commands, {bad} trials with losses")

@@ -32,9 +32,10 @@ from callboard.consensus.interface import (
     QueueFull,
     StateMachine,
 )
-from callboard.consensus.pysyncobj_engine import codec, guards, snapshots
+from callboard.consensus.pysyncobj_engine import codec, library, snapshots
 from callboard.consensus.pysyncobj_engine.barriers import Barriers, BarrierTicket
 from callboard.consensus.pysyncobj_engine.disk import Disk, remove_leftovers
+from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Base, Journal, LogEntry
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
 
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 BARRIERS_PER_PROPOSAL = 16
 """Waiting barriers share entries, so there may be this many times more of them than waiting proposals."""
+
+ENTRIES_BETWEEN_SNAPSHOTS = 1000
+"""A log that is too large because of entries that are not applied yet does not get shorter by another snapshot."""
 
 ProposalDone: TypeAlias = Callable[[Applied | ProposalError], None]
 
@@ -129,7 +133,7 @@ class Core:
         Raises:
             EngineStartError: the directory must not be used.
         """
-        guards.require_supported_library()
+        library.require_supported_library()
         self.replica_id = replica_id
         self.failed: EngineFailed | None = None
         self._settings = settings or CoreSettings()
@@ -161,7 +165,7 @@ class Core:
         )
         sender.use(self._journal.base)
         self._sender = sender
-        self._raft = guards.GuardedRaft(
+        self._raft = GuardedRaft(
             replica_id,
             peer_ids,
             owner=self,
@@ -330,7 +334,7 @@ class Core:
     def inspect(self) -> CoreView:
         """Everything that Raft's properties speak of."""
         return CoreView(
-            role=guards.ROLES[self._raft.role()],
+            role=library.ROLES[self._raft.role()],
             term=self._raft.term(),
             voted_for=self._journal.getVotedForNodeId(),
             log=tuple(self._journal[:]),
@@ -347,7 +351,7 @@ class Core:
         result = apply_safely(self._machine, index, command) if kind == codec.KIND_COMMAND else None
         proposal = self._pending.pop(index, None)
         # An entry that commits in another term than it was proposed in proves nothing about leadership.
-        leads = self._raft.role() == guards.LEADER and self._raft.term() == self._led_term
+        leads = self._raft.role() == library.LEADER and self._raft.term() == self._led_term
         if proposal is not None:
             _tell(proposal, Applied(index, result) if leads else OutcomeUnknown("leadership was lost meanwhile"))
         if leads:
@@ -371,14 +375,19 @@ class Core:
     def compact(self, applied_index: int) -> None:
         """Write a snapshot of the applied state and shorten the journal, in this order, if it is time."""
         journal, settings = self._journal, self._settings
-        due = len(journal) > settings.snapshot_entries or journal.entry_bytes > settings.snapshot_bytes
-        if not (due or self._compact_wanted) or applied_index - 1 <= max(journal.first_index, journal.base.index):
+        if applied_index - 1 <= max(journal.first_index, journal.base.index):
+            return
+        too_large = (
+            journal.entry_bytes > settings.snapshot_bytes
+            and applied_index > journal.base.index + ENTRIES_BETWEEN_SNAPSHOTS
+        )
+        if not (self._compact_wanted or too_large or applied_index - journal.first_index > settings.snapshot_entries):
             return
         self._compact_wanted = False
         previous, last = journal.entry_at(applied_index - 1), journal.entry_at(applied_index)
         snapshot = snapshots.Snapshot(previous, last, self._machine.snapshot())
         self._store.save(snapshot.base, snapshots.encode(snapshot))
-        keep = 0 if journal.entry_bytes > settings.snapshot_bytes else settings.keep_entries
+        keep = 0 if too_large else settings.keep_entries
         journal.rebase(snapshot.base, keep_from=max(journal.first_index, applied_index - 1 - keep))
         self._sender.use(snapshot.base)
         self._store.remove_others(snapshot.base)
@@ -429,7 +438,7 @@ class Core:
 
     def _settle(self) -> None:
         """After every event: notice changes of leadership, and move barriers along."""
-        is_local = self._raft.role() == guards.LEADER
+        is_local = self._raft.role() == library.LEADER
         term = self._raft.term()
         if self._led_term is not None and not (is_local and term == self._led_term):
             self._led_term = None
@@ -480,7 +489,7 @@ class Core:
             raise self.failed
         if self._closed:
             raise EngineFailed("the engine is closed")
-        guards.bind_clock(self._clock)
+        library.bind_clock(self._clock)
         try:
             yield
         except codec.BadMessage:

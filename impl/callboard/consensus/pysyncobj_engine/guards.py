@@ -1,7 +1,7 @@
-"""The library's Raft class, guarded. The only module that touches the library's private names.
+"""Everything that the library hears and says is looked at here first.
 
-PySyncObj 0.3.17 keeps elections, replication and the counting of commits; everything that arrives or leaves is
-looked at here first. Each method says which defect it closes:
+PySyncObj 0.3.17 keeps elections, replication and the counting of commits (`library`). Each method says which of its
+defects it closes:
 
     V1  a follower cuts entries that it has acknowledged; a leader re-sends what was acknowledged
     V2  the commit index moves past entries that no message has verified
@@ -13,61 +13,28 @@ looked at here first. Each method says which defect it closes:
     V8  a long conflicting tail is never repaired
     V9  a leader that sends a snapshot hears no answers meanwhile, and steps down
     V10 a replica that was cut off disturbs the leader when it returns (no pre-vote)
-
-The library is pinned, because private names change without notice; `require_supported_library` refuses others.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import pysyncobj.syncobj as library
 from attrs import define, field
-from pysyncobj import SyncObjConf
-from pysyncobj.node import Node as LibraryNode
-from pysyncobj.transport import Transport as LibraryTransport
-from pysyncobj.version import VERSION
 
-from callboard.consensus.interface import EngineFailed, EngineStartError
+from callboard.consensus.interface import EngineFailed
 from callboard.consensus.pysyncobj_engine import codec
 from callboard.consensus.pysyncobj_engine.journal import Base, Journal
+from callboard.consensus.pysyncobj_engine.library import CANDIDATE, FOLLOWER, LEADER, LibraryRaft, ReplicaNode
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
 from callboard.consensus.pysyncobj_engine.snapshots import OutgoingChunk, SnapshotSender
 
 logger = logging.getLogger(__name__)
 
-SUPPORTED_VERSION = "0.3.17"
-
-FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
-ROLES = ("follower", "candidate", "leader")
-
-
-def require_supported_library() -> None:
-    """Refuse any version but the pinned one.
-
-    Raises:
-        EngineStartError: naming both versions.
-    """
-    if VERSION != SUPPORTED_VERSION:
-        raise EngineStartError(f"pysyncobj {VERSION} is installed; this engine is made for {SUPPORTED_VERSION} only")
-
-
-def bind_clock(clock: Callable[[], float]) -> None:
-    """Let the library read this clock (seconds). It keeps one for the whole process, so every entry binds its own."""
-    library.monotonicTime = clock
-
-
-class ReplicaNode(LibraryNode):  # type: ignore[misc]  # the library has no types
-    """A replica id as the library wants it, with a hash that is the same in every run."""
-
-    id: str
-
-    def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+SIGN_OF_LIFE = 2
+"""Next index in an acknowledgement that says nothing about the log."""
 
 
 class Owner(Protocol):
@@ -109,34 +76,8 @@ class _PreVote:
     won: bool = False
 
 
-class _Outlet(LibraryTransport):  # type: ignore[misc]
-    """The library's transport seam: its dictionaries become messages of `codec`."""
-
-    def __init__(self) -> None:
-        super().__init__(None, None, [])
-        self.raft: GuardedRaft | None = None
-
-    def send(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
-        """Called by the library for everything it wants to say."""
-        return self.raft is not None and self.raft.say(node, message)
-
-
-class GuardedRaft(library.SyncObj):  # type: ignore[misc]
+class GuardedRaft(LibraryRaft):
     """One replica's Raft state. Synchronous: whoever calls it owns time, network and disk."""
-
-    # The library's private state that is read or set here.
-    _SyncObj__connectedNodes: set[ReplicaNode]
-    _SyncObj__lastResponseTime: dict[ReplicaNode, float]
-    _SyncObj__newAppendEntriesTime: float
-    _SyncObj__raftCommitIndex: int
-    _SyncObj__raftCurrentTerm: int
-    _SyncObj__raftElectionDeadline: float
-    _SyncObj__raftLastApplied: int
-    _SyncObj__raftLeader: ReplicaNode | None
-    _SyncObj__raftMatchIndex: dict[ReplicaNode, int]
-    _SyncObj__raftNextIndex: dict[ReplicaNode, int]
-    _SyncObj__raftState: int
-    _SyncObj__serializer: SnapshotSender
 
     def __init__(
         self,
@@ -152,68 +93,27 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         joining: bool,
     ) -> None:
         self._owner = owner
-        self._journal = journal
-        self._settings = settings
-        self._generator = generator
-        self._clock = clock
         self.joining = joining
         self._sequence = 0
         self._answering = 0
         self._verified: int | None = None
-        self._paused: set[ReplicaNode] = set()
-        self._resume_at: dict[ReplicaNode, int] = {}
         self._followers: dict[str, _Follower] = {}
         self._voters: set[str] = set()
         self._pre_vote: _PreVote | None = None
         self._leader_heard = float("-inf")
         self._ticked_at = clock()
         self._stall_forgiven = False
-        self.nodes = {peer_id: ReplicaNode(peer_id) for peer_id in peer_ids}
-        outlet = _Outlet()
-        bind_clock(clock)
-        original = library.createJournal
-        library.createJournal = lambda _path: journal
-        try:
-            super().__init__(
-                ReplicaNode(replica_id),
-                list(self.nodes.values()),
-                _configuration(settings),
-                nodeClass=ReplicaNode,
-                transport=outlet,
-            )
-        finally:
-            library.createJournal = original
-        outlet.raft = self
-        self._SyncObj__serializer = sender
-        self._SyncObj__raftLastApplied = max(1, journal.base.index)
-        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, journal.base.index)
-
-    # ------------------------------------------------------------------ reading the library's state
-
-    def role(self) -> int:
-        """FOLLOWER, CANDIDATE or LEADER."""
-        return self._SyncObj__raftState
-
-    def term(self) -> int:
-        """The current term."""
-        return self._SyncObj__raftCurrentTerm
-
-    def leader_id(self) -> str | None:
-        """The leader of this term, as far as known."""
-        node = self._SyncObj__raftLeader
-        return None if node is None or self.role() == CANDIDATE else node.id
-
-    def commit_index(self) -> int:
-        """Everything up to here is committed."""
-        return self._SyncObj__raftCommitIndex
-
-    def applied_index(self) -> int:
-        """Everything up to here is applied."""
-        return self._SyncObj__raftLastApplied
-
-    def connected_ids(self) -> tuple[str, ...]:
-        """The replicas that there is a link to."""
-        return tuple(sorted(node.id for node in self._SyncObj__connectedNodes))
+        super().__init__(
+            replica_id,
+            peer_ids,
+            journal=journal,
+            sender=sender,
+            settings=settings,
+            generator=generator,
+            clock=clock,
+        )
+        # Pre-votes make it harmless to ask early: after a start there is usually no leader, or one that is heard soon.
+        self._stand_soon()
 
     # ------------------------------------------------------------------ driving it
 
@@ -239,34 +139,29 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
             return
         self._stall_forgiven = True
         if self.role() == LEADER:
-            heard = now - self._settings.fallback_ms / 1000 + 2 * heartbeat_s
-            for node, at in self._SyncObj__lastResponseTime.items():
-                self._SyncObj__lastResponseTime[node] = max(at, heard)
-        elif self._SyncObj__raftLeader is not None:
-            self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, now + 2 * heartbeat_s)
+            self.heard_at_least(now - self._settings.fallback_ms / 1000 + 2 * heartbeat_s)
+        elif self.leader_id() is not None:
+            self.set_election_deadline(max(self.election_deadline(), now + 2 * heartbeat_s))
 
     def campaign_now(self) -> None:
         """Let the election timeout expire."""
-        self._SyncObj__raftElectionDeadline = float("-inf")
+        self.set_election_deadline(float("-inf"))
 
     def end_joining(self) -> None:
         """Become a full member: vote from the next term on, and not in this one, where a predecessor may have voted."""
         self.joining = False
-        self._SyncObj__setCurrentTerm(self.term(), self.selfNode.id)
+        self.set_term(self.term(), self.selfNode.id)
 
     def link_up(self, peer_id: str) -> None:
         """Messages can be exchanged with `peer_id` from now on."""
-        self._SyncObj__onNodeConnected(self.nodes[peer_id])
+        self.node_connected(self.nodes[peer_id])
 
     def link_down(self, peer_id: str) -> None:
         """The link broke; what was on it may be lost. Losing the leader this way shortens the wait for an election."""
-        node = self.nodes[peer_id]
-        self._SyncObj__onNodeDisconnected(node)
-        self._SyncObj__serializer.cancelTransmisstion(node)
-        if self._SyncObj__raftLeader == node and self.role() == FOLLOWER:
+        self.node_disconnected(self.nodes[peer_id])
+        if self.leader_id() == peer_id and self.role() == FOLLOWER:
             self._leader_heard = float("-inf")
-            soon = self._clock() + self._generator.uniform(0.1, 0.6) * self._settings.election_min_ms / 1000
-            self._SyncObj__raftElectionDeadline = min(soon, self._SyncObj__raftElectionDeadline)
+            self._stand_soon()
 
     def receive(self, peer_id: str, message: codec.Message) -> None:
         """Take one message of a member."""
@@ -311,9 +206,9 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         if "serialized" in message:
             chunk: OutgoingChunk = message["serialized"][0]
             if chunk.is_last:
-                self._resume_at[node] = chunk.base.index + 1
-            if chunk.is_last or not chunk.data:
-                self._pause(node)
+                self.pause(node, resume_at=chunk.base.index + 1)
+            elif not chunk.data:
+                self.pause(node)
             wire: codec.Message = codec.SnapshotChunk(
                 self._sequence, term, chunk.base.index, chunk.base.term, chunk.offset, chunk.is_last, chunk.data
             )
@@ -325,8 +220,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         sent = self._owner.transmit(node.id, wire, durable_first=False)
         if not sent and message["entries"]:
             # The library believes that these entries are on their way: correct it, and pause this follower.
-            self._SyncObj__raftNextIndex[node] = previous + 1
-            self._pause(node)
+            self.pause(node, resume_at=previous + 1)
         return sent
 
     def _say_acknowledge(self, node: ReplicaNode, message: dict[str, Any]) -> bool:
@@ -346,11 +240,6 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         while term is not None and conflict > 2 and self._journal.term_at(conflict - 1) == term:
             conflict -= 1
         return max(conflict, min(self.commit_index(), self._journal.last_index) + 1)
-
-    def _pause(self, node: ReplicaNode) -> None:
-        """Make the library's sending loop leave this follower alone until the next round."""
-        self._SyncObj__connectedNodes.discard(node)
-        self._paused.add(node)
 
     # ------------------------------------------------------------------ what arrives for a follower
 
@@ -374,7 +263,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
             entries = entries[held:]
             previous = entries[0][1] - 1 if entries else self._journal.last_index
         self._refuse_divergence(previous, message, entries)
-        self._hand_over(
+        self.hand_over(
             node,
             type="append_entries",
             term=message.term,
@@ -406,25 +295,24 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         self._heard_leader(node, message.term)
         self._answering = message.sequence
         # V2: the library would move the commit index for every chunk. It sees only a heartbeat without one.
-        self._hand_over(node, type="append_entries", term=message.term, commit_index=0, serialized=None)
+        self.hand_over(node, type="append_entries", term=message.term, commit_index=0, serialized=None)
         base = Base(message.index, message.index_term)
         if base.index <= self.commit_index():
             # V4: all of it is committed here. What is committed here is what any leader has.
             self._answer(node, self.commit_index() + 1, reset=True, success=True)
         elif self._journal.term_at(base.index) == base.term:
             # V4: the log reaches beyond the snapshot and agrees with it: it has verified everything up to there.
-            self._SyncObj__raftCommitIndex = base.index
-            self._journal.setRaftCommitIndex(base.index)
+            self.set_commit_index(base.index)
             self._answer(node, base.index + 1, reset=True, success=True)
         else:
             data = self._owner.collect_chunk(node.id, message)
             if data is None:
                 # V9: an answer to every chunk shows the leader that this follower is there.
-                self._answer(node, self._journal.last_index + 1, reset=False, success=False)
+                self._answer(node, SIGN_OF_LIFE, reset=False, success=False)
                 return
             self._owner.install(data, base)
-            self._SyncObj__raftLastApplied = base.index
-            self._SyncObj__raftCommitIndex = base.index
+            self.set_applied_index(base.index)
+            self.set_commit_index(base.index)
             self._answer(node, base.index + 1, reset=False, success=True)
 
     def _answer(self, node: ReplicaNode, next_index: int, *, reset: bool, success: bool) -> None:
@@ -433,7 +321,7 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def _answer_stale_leader(self, node: ReplicaNode, sequence: int) -> None:
         """V10: the library says nothing to a leader of an old term, and with pre-votes nobody else would tell it."""
-        answer = codec.Acknowledge(sequence, self.term(), self._journal.last_index + 1, reset=False, success=False)
+        answer = codec.Acknowledge(sequence, self.term(), SIGN_OF_LIFE, reset=False, success=False)
         self._owner.transmit(node.id, answer, durable_first=True)
 
     def _heard_leader(self, node: ReplicaNode, term: int) -> None:
@@ -459,10 +347,10 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         follower = self._followers.setdefault(node.id, _Follower())
         # V8: one reset at a time. Those that answer what was sent before the last rewind would undo it.
         reset = message.reset and message.sequence >= follower.rewound_at
-        sent_up_to = self._SyncObj__raftNextIndex[node]
-        if reset and not message.success and message.next_index <= self._SyncObj__raftMatchIndex[node]:
+        sent_up_to = self.next_index(node)
+        if reset and not message.success and message.next_index <= self.match_index(node):
             logger.error("%s lost entries that it had acknowledged: it asks for %d", node.id, message.next_index)
-        self._hand_over(
+        self.hand_over(
             node,
             type="next_node_idx",
             next_node_idx=message.next_index,
@@ -471,18 +359,17 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         )
         if reset:
             follower.rewound_at = self._sequence + 1
-            self._SyncObj__serializer.cancelTransmisstion(node)
-            self._SyncObj__newAppendEntriesTime = float("-inf")
+            self.restart_transmission(node)
         else:
             # V1: an acknowledgement never moves the sending position back.
-            self._SyncObj__raftNextIndex[node] = max(sent_up_to, self._SyncObj__raftNextIndex[node])
+            self.set_next_index(node, max(sent_up_to, self.next_index(node)))
 
     # ------------------------------------------------------------------ elections
 
     def _on_request_vote(self, node: ReplicaNode, message: codec.RequestVote) -> None:
         if self.joining:
             return  # a replacement does not know what its predecessor voted (see replace)
-        self._hand_over(
+        self.hand_over(
             node,
             type="request_vote",
             term=message.term,
@@ -494,12 +381,12 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
         if self.role() != CANDIDATE or message.term != self.term() or node.id in self._voters:
             return
         self._voters.add(node.id)
-        self._hand_over(node, type="response_vote", term=message.term)
+        self.hand_over(node, type="response_vote", term=message.term)
 
     def _guard_campaign(self) -> None:
         """V10: when the election timeout expires, ask whether an election would succeed before raising the term."""
         now = self._clock()
-        if self.role() == LEADER or self._SyncObj__raftElectionDeadline >= now:
+        if self.role() == LEADER or self.election_deadline() >= now:
             return
         if self.joining:
             self._postpone_election()
@@ -508,8 +395,9 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
             self._pre_vote = None
             self._voters.clear()
             return  # the library campaigns in this tick
-        self._postpone_election()
-        self._SyncObj__raftLeader = None
+        self.set_election_deadline(float("inf"))
+        self._stand_soon()
+        self.forget_leader()
         self._pre_vote = _PreVote(self.term() + 1)
         ask = codec.RequestPreVote(self._pre_vote.term, self._journal.last_index, self._journal.last_term)
         for peer_id in self.connected_ids():
@@ -541,81 +429,32 @@ class GuardedRaft(library.SyncObj):  # type: ignore[misc]
 
     def _adopt_term(self, term: int) -> None:
         """Take a newer term over as a follower. Without a vote that is always safe."""
-        self._SyncObj__setCurrentTerm(term, None)
-        self._SyncObj__setState(FOLLOWER)
-        self._SyncObj__raftLeader = None
+        self.set_term(term, None)
+        self.become_follower()
         self._pre_vote = None
 
     def _postpone_election(self) -> None:
-        self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
+        self.set_election_deadline(self._clock() + self.election_timeout())
 
-    # ------------------------------------------------------------------ overrides of the library's methods
+    def _stand_soon(self) -> None:
+        """Ask for pre-votes within a few heartbeats, unless it would be sooner anyway."""
+        wait_s = self._generator.uniform(0.5, 3) * self._settings.heartbeat_ms / 1000
+        self.set_election_deadline(min(self.election_deadline(), self._clock() + wait_s))
 
-    def _hand_over(self, node: ReplicaNode, **message: Any) -> None:
-        self._SyncObj__onMessageReceived(node, message)
+    # ------------------------------------------------------------------ what the library asks for
 
-    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
-        """Election timeouts come from the given generator, so that a run can be repeated."""
-        return self._generator.uniform(self._settings.election_min_ms, self._settings.election_max_ms) / 1000
+    def apply_entry(self, index: int, kind: bytes, command: bytes) -> None:
+        """Hand a committed entry on."""
+        self._owner.apply_entry(index, kind, command)
 
-    def _SyncObj__doApplyCommand(self, command: bytes) -> None:  # noqa: N802
-        """V6, V7: applying never raises, there are no callbacks of the library, and nothing is unpickled.
+    def take_entries(self) -> list[bytes]:
+        """Hand the question on."""
+        return self._owner.take_entries()
 
-        V5: entries that would change membership or code version have no effect (and never arrive: see `codec`).
-        """
-        self._owner.apply_entry(self._SyncObj__raftLastApplied + 1, command[:1], command[1:])
-
-    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
-        """Tell followers of a new commit index at once; the library waits for the next heartbeat in batch mode."""
-        before = self.applied_index()
-        super()._SyncObj__applyLogEntries()
-        return self.applied_index() > before
-
-    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
-        """Send to every follower; those that were paused meanwhile are on again afterwards."""
-        try:
-            super()._SyncObj__sendAppendEntries()
-        finally:
-            self._SyncObj__connectedNodes.update(self._paused)
-            self._SyncObj__raftNextIndex.update(self._resume_at)
-            self._paused.clear()
-            self._resume_at.clear()
-
-    def _checkCommandsToApply(self) -> None:  # noqa: N802
-        """Append what the core has collected as one group, instead of the library's queue and its forwarding."""
-        if self.role() != LEADER:
-            return
-        commands = self._owner.take_entries()
-        for command in commands:
-            self._journal.add(command, self._journal.last_index + 1, self.term())
-        if commands and self.nodes:
-            self._SyncObj__sendAppendEntries()
-
-    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
-        """The core decides, writes the snapshot durably, and only then shortens the journal."""
+    def compact(self) -> None:
+        """Hand the question on."""
         self._owner.compact(self.applied_index())
 
-    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
-        """Begin each leadership with a clean slate."""
+    def leadership_begins(self) -> None:
+        """Nothing that was known of followers in an earlier term is left."""
         self._followers.clear()
-        super()._SyncObj__onBecomeLeader()
-
-
-def _configuration(settings: CoreSettings) -> SyncObjConf:
-    return SyncObjConf(
-        autoTick=False,
-        appendEntriesUseBatch=True,
-        appendEntriesPeriod=settings.heartbeat_ms / 1000,
-        appendEntriesBatchSizeBytes=settings.batch_bytes,
-        raftMinTimeout=settings.election_min_ms / 1000,
-        raftMaxTimeout=settings.election_max_ms / 1000,
-        connectionTimeout=settings.election_max_ms / 1000,
-        leaderFallbackTimeout=settings.fallback_ms / 1000,
-        commandsWaitLeader=False,
-        dynamicMembershipChange=False,
-        logCompactionMinEntries=2**31,
-        logCompactionMinTime=2**31,
-        useFork=False,
-        journalFile=None,
-        fullDumpFile=None,
-    )

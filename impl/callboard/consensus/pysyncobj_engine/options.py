@@ -14,16 +14,16 @@ GROUP_SIZES = (1, 3, 5)
 
 @frozen
 class CoreSettings:
-    """Times and sizes of the replicated log. The defaults suit replicas within a few milliseconds of each other."""
+    """Times and sizes of the replicated log. The defaults suit one site, and bear a busy machine."""
 
-    election_min_ms: int = field(default=500, validator=ge(1))
+    election_min_ms: int = field(default=1500, validator=ge(1))
     """A follower that hears no leader for a random time between this ..."""
-    election_max_ms: int = field(default=1000, validator=ge(2))
-    """... and this asks for votes."""
-    heartbeat_ms: int = field(default=100, validator=ge(1))
+    election_max_ms: int = field(default=3000, validator=ge(2))
+    """... and this asks for votes. A leader whose link breaks (it was killed) is replaced within a few heartbeats."""
+    heartbeat_ms: int = field(default=150, validator=ge(1))
     """A leader speaks to every follower at least this often."""
-    fallback_ms: int = field(default=1000, validator=ge(1))
-    """A leader that no majority has answered for this long stops leading."""
+    fallback_ms: int = field(default=2500, validator=ge(1))
+    """A leader that no majority has answered for this long stops leading (two heartbeats later if it was held up)."""
     batch_bytes: int = field(default=256 * 1024, validator=ge(1))
     """Entries sent in one message: up to this many bytes, and one entry more."""
     snapshot_entries: int = field(default=10_000, validator=ge(2))
