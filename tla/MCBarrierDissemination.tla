@@ -20,6 +20,7 @@ Total(S) == IF S = {} THEN 0
 
 MCConnect(h) == Len(net[h]) < MaxStreams /\ Total(Hosts) < MaxTotal /\ B!Connect(h)
 MCStartRound == version < MaxVersion /\ B!StartRound
+MCNoCrash(h) == FALSE
 MCNewLeader  == epoch < MaxEpoch /\ B!NewLeader
 
 -----------------------------------------------------------------------------
@@ -36,7 +37,7 @@ NeverRoundWithoutSilent ==
 NeverBatchBehindRound == ~(phase # "idle" /\ Joining # {} /\ leaving # {})
 \* Everybody is in step again under a new leader, without a new version.
 NeverNewLeaderSameTable ==
-    ~(epoch = 2 /\ version = 2 /\ members = Hosts /\ \A h \in Hosts : session[h] = 2 /\ InStep(h))
+    ~(epoch = 2 /\ version = Cardinality(Hosts) /\ members = Hosts /\ \A h \in Hosts : session[h] = 2 /\ InStep(h))
 \* A round meets the acknowledgement of an earlier push.
 NeverAckOfPush ==
     ~(phase = "lock" /\ \E h \in Participants \ acked :

@@ -41,7 +41,9 @@ NeverStaleDelta == ~(\E m \in msgs : m.type = "delta" /\ ToLiving(m) /\ m.to < i
 NeverTooLateForDelta ==
     ~(\E m \in msgs : m.type = "snapshot" /\ ToLiving(m) /\ installed[m.h] < base /\ base = m.to)
 \* A removed host is back under its next incarnation.
-NeverReturned == ~(\E h \in Hosts : up[h] /\ gone[h] = 1 /\ InStep(h) /\ incarnation[h] = 2)
+NeverReturned ==
+    ~(\E h \in Hosts : /\ up[h] /\ InStep(h) /\ incarnation[h] = 2
+                       /\ \E v \in 2..version : history[v - 1][h] = 1 /\ history[v][h] = 0)
 \* A host that was removed still serves from its last table.
 NeverServesThoughRemoved == ~(\E h \in Hosts, k \in Keys : Runs(h, k) /\ members[h] = 0)
 \* A report shows the leader that a host has the wrong content at the right version.

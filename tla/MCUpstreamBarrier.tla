@@ -27,4 +27,5 @@ MCRoundTimeout  == version < MaxVersion /\ U!RoundTimeout
 MCNewLeader     == epoch < MaxEpoch /\ U!NewLeader
 MCChange(h)     == version < MaxVersion /\ session[h] # 0 /\ ~Again(h) /\ U!Change(h)
 MCNoBreak(h)    == FALSE
+MCNoChange(h)   == FALSE
 =============================================================================
