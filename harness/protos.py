@@ -6,6 +6,7 @@ python -m harness.protos --check    exit 1 and name the files that differ
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -22,6 +23,8 @@ def generate(target: Path) -> None:
     """Run protoc with the Python, type stub and gRPC generators into `target` and make imports absolute."""
     from grpc_tools import protoc
 
+    # protoc looks for the generator of type stubs in PATH; it is installed beside this Python.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     names = sorted(path.name for path in SOURCES.glob("*.proto"))
     well_known = str(files("grpc_tools") / "_proto")
     arguments = ["protoc", f"-I{SOURCES}", f"-I{well_known}", f"--python_out={target}", f"--mypy_out=quiet:{target}"]

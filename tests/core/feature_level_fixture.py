@@ -11,6 +11,7 @@ from pathlib import Path
 
 from callboard.core import commands, membership, snapshot
 from callboard.core.commands import (
+    BeginRestore,
     Command,
     CommitBatch,
     CreateNamespace,
@@ -35,18 +36,19 @@ def entries_of_level_1() -> list[bytes]:
     def host(number: int, *types: str) -> HostRecord:
         return HostRecord(f"10.0.0.{number}:50002", f"app-{number % 3}", types, port=number % 2, process="")
 
-    requests: list[Command | Request] = [OpenSession(), TakeOffice("r1", "n1"), OpenSession()]
+    requests: list[Command | Request] = [BeginRestore("backup", 3, 0, 5), BeginRestore("backup", 4, 0, 5)]
+    requests += [BeginRestore("other", 9, 0, 1), OpenSession(), TakeOffice("r1", "n1"), OpenSession()]
     requests.append(CreateNamespace("default", Policy.BARRIER))
-    first = Request(CommitBatch(1, "default", tuple(host(i, "Cart", "Lamp") for i in range(9))), RequestId(1, 1, 1))
-    requests += [first, first, Request(RepeatRound(1, "default"), RequestId(1, 2, 2))]
+    first = Request(CommitBatch(2, "default", tuple(host(i, "Cart", "Lamp") for i in range(9))), RequestId(1, 1, 1))
+    requests += [first, first, Request(RepeatRound(2, "default"), RequestId(1, 2, 2))]
     requests.append(
-        Request(CommitBatch(1, "default", (host(3, "Lamp"),), (Removal("10.0.0.4:50002", 5),)), RequestId(1, 3, 3))
+        Request(CommitBatch(2, "default", (host(3, "Lamp"),), (Removal("10.0.0.4:50002", 9),)), RequestId(1, 3, 3))
     )
-    requests += [TakeOffice("r2", "n2"), CommitBatch(1, "default", (host(20, "Cart"),)), CommitBatch(2, "default", ())]
-    requests += [CreateNamespace("über", Policy.BARRIER), CommitBatch(2, "über", (host(30, "Ampel"),))]
+    requests += [TakeOffice("r2", "n2"), CommitBatch(2, "default", (host(20, "Cart"),)), CommitBatch(3, "default", ())]
+    requests += [CreateNamespace("über", Policy.BARRIER), CommitBatch(3, "über", (host(30, "Ampel"),))]
     requests += [DeleteNamespace("über"), CreateNamespace("gone", Policy.BARRIER), DeleteNamespace("gone")]
-    requests += [CommitBatch(2, "nowhere"), RaiseFeatureLevel(2, 1), RaiseGeneration(7), RaiseGeneration(7)]
-    requests.append(CommitBatch(2, "default", (host(40, "Cart"),)))
+    requests += [CommitBatch(3, "nowhere"), RaiseFeatureLevel(3, 1), RaiseGeneration(7), RaiseGeneration(7)]
+    requests.append(CommitBatch(3, "default", (host(40, "Cart"),)))
     wrapped = [item if isinstance(item, Request) else Request(item) for item in requests]
     return [commands.encode_request(request) for request in wrapped] + [b"no command"]
 

@@ -15,7 +15,7 @@ from callboard.server.replica import Replica
 from callboard.server.settings import ServerSettings, TlsFiles
 from callboard.server.tls import TlsFileError, http_context
 from tests.certificates import Authority
-from tests.server.support import HandSidecar, memory_settings, report_of, serving
+from tests.server.support import DEADLINE_S, HandSidecar, memory_settings, report_of, serving
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,26 @@ def test_a_key_that_does_not_fit_is_named(server_files: TlsFiles, tmp_path: Path
     other.write_bytes(authority.issue("localhost")[1])
     with pytest.raises(TlsFileError, match=r"no matching PEM pair"):
         http_context(evolve(server_files, key=other))
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("spiffe://cluster.local/ns/default/shop", False), ("ops.example", True)]
+)
+async def test_backups_are_for_named_operators_only(
+    authority: Authority, settings: ServerSettings, name: str, allowed: bool
+) -> None:
+    settings = evolve(settings, operators=frozenset({"ops.example"}))
+    async with serving(settings) as replica:
+        options = [("grpc.ssl_target_name_override", "localhost")]
+        target = f"127.0.0.1:{replica.grpc_port}"
+        async with grpc.aio.secure_channel(target, credentials(authority, name), options=options) as channel:
+            method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+                "/callboard.admin.v1.Admin/Backup"
+            )
+            call = method(b"", timeout=DEADLINE_S)
+            if allowed:
+                assert await call.read()
+                return
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call.read()
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from callboard import __version__
+from callboard.cli.operate import backup, engine, replica_group, restore
 from callboard.cli.query import lookup, members, status
 from callboard.cli.serve import serve
 
@@ -15,10 +16,8 @@ def main() -> None:
     """A placement service for virtual actors. Every option can be given as CALLBOARD_<COMMAND>_<OPTION> too."""
 
 
-main.add_command(serve)
-main.add_command(status)
-main.add_command(members)
-main.add_command(lookup)
+for command in (serve, status, members, lookup, backup, restore, engine, replica_group):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

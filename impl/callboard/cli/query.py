@@ -56,7 +56,8 @@ def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _channel(address: str, options: dict[str, Any]) -> grpc.Channel:
+def open_channel(address: str, options: dict[str, Any]) -> grpc.Channel:
+    """A channel to a replica, with TLS if the options name files. Raises click.UsageError."""
     if options["tls_ca_file"] is None:
         return grpc.insecure_channel(address)
     files = [options[name] for name in ("tls_ca_file", "tls_key_file", "tls_cert_file")]
@@ -77,7 +78,7 @@ def ask(method: str, request: Message, reply_class: type[Message], options: dict
             parse_host_port(address)
         except ValueError as error:
             raise click.UsageError(f"--address: {error}") from None
-        with _channel(address, options) as channel:
+        with open_channel(address, options) as channel:
             call: grpc.UnaryUnaryMultiCallable[Message, Message] = channel.unary_unary(
                 f"/{SERVICE}/{method}",
                 request_serializer=lambda message: message.SerializeToString(),

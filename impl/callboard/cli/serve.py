@@ -176,6 +176,11 @@ SECURITY_FLAGS = stacked(
     click.option("--tls-cert-file", type=_FILE, help="PEM file of this replica's certificate chain."),
     click.option("--tls-key-file", type=_FILE, help="PEM file of its key."),
     click.option("--trust-domain", default="localhost", show_default=True, help="Trust domain of SPIFFE ids."),
+    click.option(
+        "--operators",
+        default="",
+        help="With TLS: comma-separated certificate names (DNS or SPIFFE) that may back up and restore.",
+    ),
 )
 
 SIDECAR_FLAGS = stacked(
@@ -283,6 +288,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
         metadata_enabled=flags["metadata_enabled"],
         tls=tls,
         trust_domain=flags["trust_domain"],
+        operators=frozenset(name for name in flags["operators"].split(",") if name),
         sidecars=SidecarSettings(
             replication_factor=flags["replication_factor"],
             round_timeout_ms=flags["disseminate_timeout"],

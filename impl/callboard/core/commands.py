@@ -106,6 +106,19 @@ class RaiseGeneration:
 
 
 @frozen
+class BeginRestore:
+    """Take a backup's place: every number issued from here on lies above those of the backup.
+
+    Only for a state without namespaces, or to continue the restore of the same backup (`source` is its digest).
+    """
+
+    source: str
+    generation: int = field(validator=ge(1))
+    epoch: int = field(validator=ge(0))
+    next_incarnation: int = field(validator=ge(1))
+
+
+@frozen
 class RaiseFeatureLevel:
     """Let apply behave as `level` says from here on. Sent once every replica has announced that it knows it."""
 
@@ -121,6 +134,7 @@ Command = (
     | CommitBatch
     | RepeatRound
     | RaiseGeneration
+    | BeginRestore
     | RaiseFeatureLevel
 )
 
@@ -132,6 +146,7 @@ KINDS: dict[str, type[Any]] = {
     "commit_batch": CommitBatch,
     "repeat_round": RepeatRound,
     "raise_generation": RaiseGeneration,
+    "begin_restore": BeginRestore,
     "raise_feature_level": RaiseFeatureLevel,
 }
 _KIND_OF = {command_class: kind for kind, command_class in KINDS.items()}

@@ -9,6 +9,7 @@ Which commands raise a namespace's version (`GenerationExact`):
     CommitBatch                  by one if a table changes, else not at all
     RepeatRound                  by one
     RaiseGeneration              every namespace, to (generation, 1)
+    BeginRestore                 never: there are no namespaces yet
     RaiseFeatureLevel            never
     ============================ =====================================================================
 
@@ -24,6 +25,7 @@ from attrs import evolve
 
 from callboard.core.commands import (
     NO_SESSION,
+    BeginRestore,
     CommitBatch,
     CreateNamespace,
     DeleteNamespace,
@@ -130,6 +132,8 @@ def _execute(state: ReplicatedState, request: Request) -> tuple[ReplicatedState,
             return _repeat_round(state, command)
         case RaiseGeneration() as command:
             return _raise_generation(state, command)
+        case BeginRestore() as command:
+            return _begin_restore(state, command)
         case RaiseFeatureLevel() as command:
             return _raise_feature_level(state, command)
         case unreachable:
@@ -246,6 +250,26 @@ def _raise_generation(state: ReplicatedState, command: RaiseGeneration) -> tuple
     first = Version(command.generation, 1)
     namespaces = {name: evolve(namespace, version=first) for name, namespace in state.namespaces.items()}
     state = evolve(state, generation=command.generation, namespaces=namespaces)
+    return state, Answer(AnswerCode.OK, command.generation)
+
+
+def _begin_restore(state: ReplicatedState, command: BeginRestore) -> tuple[ReplicatedState, Answer]:
+    if state.restored_from == command.source:
+        return state, Answer(AnswerCode.UNCHANGED, state.generation)
+    if state.namespaces or state.restored_from:
+        holds = f"{len(state.namespaces)} namespaces" if state.namespaces else f"backup {state.restored_from}"
+        return state, Answer(AnswerCode.CONFLICT, detail=f"only an empty cluster can be restored; this one has {holds}")
+    if not state.generation < command.generation <= MAX_GENERATION:
+        detail = f"generation {command.generation} is not above {state.generation} and at most {MAX_GENERATION}"
+        return state, Answer(AnswerCode.INVALID, detail=detail)
+    state = evolve(
+        state,
+        restored_from=command.source,
+        generation=command.generation,
+        epoch=max(state.epoch, command.epoch) + 1,
+        epoch_holder="",
+        next_incarnation=max(state.next_incarnation, command.next_incarnation),
+    )
     return state, Answer(AnswerCode.OK, command.generation)
 
 

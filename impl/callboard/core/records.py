@@ -136,6 +136,7 @@ class ReplicatedState:
 
     `entries_applied` counts commands (log positions may skip numbers). `deleted_namespaces` keeps the version
     floor of namespaces that were deleted, so that a namespace created again under the name starts above it.
+    `restored_from` is the digest of the backup that this state continues, if any.
     """
 
     feature_level: int = 1
@@ -146,6 +147,7 @@ class ReplicatedState:
     epoch_holder: str = ""
     next_incarnation: int = 1
     next_session: int = 1
+    restored_from: str = ""
     sessions: dict[int, Session] = Factory(dict)
     namespaces: dict[str, Namespace] = Factory(dict)
     deleted_namespaces: dict[str, Version] = Factory(dict)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from callboard import __version__
-from callboard.consensus.interface import BarrierFailed, Engine
+from callboard.consensus.interface import BarrierFailed, Engine, ProposalError
 from callboard.core.records import Member, Namespace, Policy, ReplicatedState
 from callboard.core.ring import Ring
-from callboard.core.snapshot import digest
+from callboard.core.snapshot import digest, encode_state
 from callboard.protos.generated import admin_pb2
 from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.restore import RestorableReplica, RestoreRefusedError, restore
+from callboard.server.settings import ServerSettings
+from callboard.server.tls import peer_names
 
 SERVICE = "callboard.admin.v1.Admin"
 BARRIER_TIMEOUT_MS = 3000
 WAITING_SHOWN_MAX = 100
 
 
-class ReplicaView(Protocol):
+CHUNK_BYTES = 256 * 1024
+RESTORE_BYTES_MAX = 256 * 1024 * 1024
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ReplicaView(RestorableReplica, Protocol):
     """What the admin service reads of the replica."""
 
     @property
@@ -42,9 +50,10 @@ class ReplicaView(Protocol):
 class AdminService:
     """Handlers of callboard.admin.v1.Admin."""
 
-    def __init__(self, replica: ReplicaView, replication_factor: int) -> None:
+    def __init__(self, replica: ReplicaView, replication_factor: int, settings: ServerSettings) -> None:
         self._replica = replica
         self._replication_factor = replication_factor
+        self._settings = settings
         self._ring: tuple[tuple[str, int, str], Ring] | None = None
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -61,12 +70,20 @@ class AdminService:
                 "Status": unary(self.status, admin_pb2.StatusRequest, admin_pb2.StatusReply),
                 "ListMembers": unary(self.list_members, admin_pb2.ListMembersRequest, admin_pb2.ListMembersReply),
                 "Lookup": unary(self.lookup, admin_pb2.LookupRequest, admin_pb2.LookupReply),
+                "Backup": grpc.unary_stream_rpc_method_handler(
+                    self.backup,
+                    request_deserializer=admin_pb2.BackupRequest.FromString,
+                    response_serializer=admin_pb2.BackupChunk.SerializeToString,
+                ),
+                "Restore": grpc.stream_unary_rpc_method_handler(
+                    self.restore,
+                    request_deserializer=admin_pb2.RestoreChunk.FromString,
+                    response_serializer=admin_pb2.RestoreReply.SerializeToString,
+                ),
             },
         )
 
-    async def status(
-        self, request: admin_pb2.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> admin_pb2.StatusReply:
+    async def status(self, request: admin_pb2.StatusRequest, context: Context) -> admin_pb2.StatusReply:
         """Status of this replica."""
         await self._confirm(request.linearizable, context)
         engine, state = self._replica.engine.status(), self._replica.state
@@ -94,9 +111,7 @@ class AdminService:
             engine_details=dict(engine.details),
         )
 
-    async def list_members(
-        self, request: admin_pb2.ListMembersRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> admin_pb2.ListMembersReply:
+    async def list_members(self, request: admin_pb2.ListMembersRequest, context: Context) -> admin_pb2.ListMembersReply:
         """Members by namespace and name."""
         await self._confirm(request.linearizable, context)
         state, runners = self._replica.state, self._replica.runners()
@@ -109,9 +124,7 @@ class AdminService:
                 reply.members.extend(_member(name, member, connected) for member in namespace.members.values())
         return reply
 
-    async def lookup(
-        self, request: admin_pb2.LookupRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> admin_pb2.LookupReply:
+    async def lookup(self, request: admin_pb2.LookupRequest, context: Context) -> admin_pb2.LookupReply:
         """The owner of an actor, by the same ring that sidecars compute."""
         if not request.actor_type or not request.actor_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "actor_type and actor_id must be given")
@@ -145,7 +158,49 @@ class AdminService:
         owner = self._ring[1].lookup(actor_id)
         return None if owner is None else namespace.members[owner]
 
-    async def _confirm(self, linearizable: bool, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def backup(self, _request: admin_pb2.BackupRequest, context: Context) -> None:
+        """The replicated state in chunks."""
+        await self._require_operator(context)
+        await self._confirm(True, context)
+        content = encode_state(self._replica.state)
+        for start in range(0, len(content), CHUNK_BYTES):
+            await context.write(admin_pb2.BackupChunk(content=content[start : start + CHUNK_BYTES]))
+
+    async def restore(self, chunks: AsyncIterator[admin_pb2.RestoreChunk], context: Context) -> admin_pb2.RestoreReply:
+        """Fill an empty cluster; see `callboard.server.restore`."""
+        await self._require_operator(context)
+        leader = self._replica.engine.leadership().leader
+        if not self._replica.in_office():
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, f"only the leader can restore; it is {leader or 'not known'}"
+            )
+        content, at_least_generation = bytearray(), 0
+        async for chunk in chunks:
+            content += chunk.content
+            at_least_generation = max(at_least_generation, chunk.at_least_generation)
+            if len(content) > RESTORE_BYTES_MAX:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"the backup has more than {RESTORE_BYTES_MAX} bytes"
+                )
+        try:
+            restored = await restore(self._replica, bytes(content), at_least_generation)
+        except RestoreRefusedError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except ProposalError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{error}; the restore of the same file can be repeated")
+        return admin_pb2.RestoreReply(
+            generation=restored.generation, namespaces=restored.namespaces, members=restored.members
+        )
+
+    async def _require_operator(self, context: Context) -> None:
+        """With TLS, only certificates that --operators names; without, whoever reaches the port."""
+        if self._settings.tls is None or peer_names(context.auth_context()) & self._settings.operators:
+            return
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, "this call is for operators: name your certificate in --operators"
+        )
+
+    async def _confirm(self, linearizable: bool, context: Context) -> None:
         if not linearizable:
             return
         try:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import structlog
 
 from callboard.consensus.interface import Engine, NotApplied
-from callboard.core.commands import CreateNamespace, RaiseGeneration, TakeOffice
-from callboard.core.records import Namespace, Policy, ReplicatedState
+from callboard.core.commands import Command, CreateNamespace, RaiseGeneration, TakeOffice
+from callboard.core.records import Answer, Namespace, Policy, ReplicatedState
 from callboard.server.byte_window import ByteWindow
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics
@@ -87,6 +87,10 @@ class Office:
                 office._add_runner(name, namespace)
         log.info("took office", epoch=office.epoch, namespaces=len(office.runners))
         return office
+
+    async def propose(self, command: Command) -> Answer:
+        """Put a command into the log on behalf of an operator. Raises ProposalError."""
+        return await self._proposer.propose(command)
 
     async def runner(self, name: str) -> NamespaceRunner:
         """The runner of a namespace for sidecars, which is created if it does not exist yet.

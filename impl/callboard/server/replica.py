@@ -53,6 +53,7 @@ class Replica:
         )
         self._taking_office: asyncio.Task[None] | None = None
         self._term_in_office = -1
+        self._office_taken = asyncio.Event()
         self._halted: asyncio.Future[str] | None = None
         self._watching_engine: asyncio.Task[None] | None = None
         self._failure: str | None = None
@@ -122,7 +123,7 @@ class Replica:
             ],
         )
         service = SidecarService(self, sidecars, tls=self._tls is not None)
-        admin = AdminService(self, sidecars.replication_factor)
+        admin = AdminService(self, sidecars.replication_factor, self.settings)
         server.add_generic_rpc_handlers((service.handlers(), admin.handlers()))
         address = f"{_bracketed(self.settings.listen_address)}:{self.settings.port}"
         if self._tls is not None:
@@ -192,6 +193,7 @@ class Replica:
                 office.close("FAILED_PRECONDITION", not_leader_text(self.settings.replica_id))
                 continue
             self.office = office
+            self._office_taken.set()
             self.metrics.leader_status.set(1)
             return
 
@@ -204,8 +206,19 @@ class Replica:
                 self._taking_office.cancel()
             self._taking_office = asyncio.ensure_future(self._take_office())
 
+    async def wait_in_office(self) -> Office:
+        """Return the office as soon as there is one. Cancel-safe."""
+        while self.office is None:
+            await self._office_taken.wait()
+        return self.office
+
+    def renew_office(self, reason: str) -> None:
+        """Begin a new epoch, with all that hangs on it: after a restore the members get their grace period."""
+        self._on_deposed(reason)
+
     def _leave_office(self, code: str, text: str) -> None:
         office, self.office = self.office, None
+        self._office_taken.clear()
         self._term_in_office = -1
         self.metrics.leader_status.set(0)
         if office is not None:

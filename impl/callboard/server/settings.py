@@ -88,6 +88,8 @@ class ServerSettings:
     """Whether /placement/state answers."""
     tls: TlsFiles | None = None
     trust_domain: str = "localhost"
+    operators: frozenset[str] = frozenset()
+    """With TLS: names in certificates (DNS names or SPIFFE ids) that may back up, restore and change things."""
     sidecars: SidecarSettings = SidecarSettings()
     engine: EngineSettings = EngineSettings()
     stop_grace_ms: int = field(default=5000, validator=ge(0))

@@ -59,11 +59,16 @@ def http_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
+def peer_names(auth_context: Mapping[str, Iterable[bytes]]) -> frozenset[str]:
+    """All names in the peer's certificate: DNS names and URIs."""
+    names = [*auth_context.get("peer_spiffe_id", ()), *auth_context.get("x509_subject_alternative_name", ())]
+    return frozenset(name.decode("utf-8", "replace") for name in names)
+
+
 def peer_spiffe_id(auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeIdentity | None:
     """The SPIFFE id among the names of the peer's certificate, from gRPC's authentication context."""
-    names = [*auth_context.get("peer_spiffe_id", ()), *auth_context.get("x509_subject_alternative_name", ())]
-    for name in names:
-        identity = parse_spiffe_id(name.decode("utf-8", "replace"))
+    for name in sorted(peer_names(auth_context)):
+        identity = parse_spiffe_id(name)
         if identity is not None:
             return identity
     return None
