@@ -76,6 +76,9 @@ async def test_damaged_locked_and_foreign_directories_are_refused(etcd1: EtcdClu
     assert "belongs to engine 'other'" in await refusal(engine_on(etcd1, tmp_path / "used", prefix="/joining/used"))
     identity.write_text(text[:20])
     assert "identity.json: damaged" in await refusal(engine_on(etcd1, tmp_path / "used", prefix="/joining/used"))
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "journal").write_text("another engine's")
+    assert "holds journal but no identity.json" in await refusal(engine_on(etcd1, tmp_path / "strange"))
     (tmp_path / "file").write_text("")
     assert f"directory {tmp_path / 'file'}" in await refusal(engine_on(etcd1, tmp_path / "file"))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from callboard.consensus.archive import take_archive
 from callboard.consensus.etcd_engine import EtcdOptions, EtcdSeeder
 from callboard.consensus.etcd_engine.client import EtcdClient
 from callboard.consensus.etcd_engine.errors import EtcdUnreachable
 from callboard.consensus.interface import EngineStartError
+from callboard.consensus.memory import MemoryEngine
 from harness.etcd import EtcdCluster
 from tests.consensus.conformance import TIMEOUT_MS, settled
 from tests.consensus.etcd.support import EtcdReplicas

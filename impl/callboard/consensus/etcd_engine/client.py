@@ -45,7 +45,7 @@ NO_SPACE = "etcdserver: mvcc: database space exceeded"
 STALE_TOKEN = ("etcdserver: invalid auth token", "etcdserver: revision of auth store is old", "user name is empty")
 AUTH_IS_OFF = "authentication is not enabled"
 
-RECEIVE_BYTES_MAX = 32 * 1024 * 1024
+RECEIVE_BYTES_MAX = 64 * 1024 * 1024
 LOGIN_TIMEOUT_S = 5.0
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5

@@ -12,6 +12,11 @@ from attrs import frozen
 from callboard.consensus.interface import EngineStartError
 
 ENGINE = "etcd"
+IDENTITY_FILE = "identity.json"
+_BEFORE_IDENTITY = frozenset(
+    {"lock", "lease", "identity.new", "lost+found", "etcd", "etcd.log", "etcd.log.1"},
+)
+"""What may be there before a replica has joined a cluster; a crash leaves it behind."""
 
 
 @frozen
@@ -29,7 +34,7 @@ class ReplicaDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity_file = path / "identity.json"
+        self._identity_file = path / IDENTITY_FILE
         self._lease_file = path / "lease"
         self._lock: int | None = None
 
@@ -40,7 +45,7 @@ class ReplicaDirectory:
             EngineStartError: it cannot be made, or another process holds it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise EngineStartError(f"directory {self.path}: {error.strerror or error}") from None
@@ -61,11 +66,12 @@ class ReplicaDirectory:
         """What the directory says it belongs to; None if it is new.
 
         Raises:
-            EngineStartError: the file is damaged, or another engine's.
+            EngineStartError: the file is damaged or another engine's, or the directory holds something else.
         """
         try:
             content = self._identity_file.read_bytes()
         except FileNotFoundError:
+            self._refuse_strangers()
             return None
         except OSError as error:
             raise EngineStartError(f"{self._identity_file}: {error.strerror or error}") from None
@@ -76,6 +82,14 @@ class ReplicaDirectory:
         if identity.engine != ENGINE:
             raise EngineStartError(f"{self._identity_file}: belongs to engine {identity.engine!r}, not {ENGINE!r}")
         return identity
+
+    def _refuse_strangers(self) -> None:
+        strangers = sorted({path.name for path in self.path.iterdir()} - _BEFORE_IDENTITY)
+        if strangers:
+            raise EngineStartError(
+                f"directory {self.path} holds {', '.join(strangers[:3])} but no {IDENTITY_FILE}: "
+                "it is not empty and not an etcd engine's"
+            )
 
     def write_identity(self, identity: DirectoryIdentity) -> None:
         """Store it durably.

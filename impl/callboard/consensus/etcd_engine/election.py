@@ -176,9 +176,11 @@ class Election:
                 entered = await self._enter()
                 await self._look()
                 blocked_since = None if entered else (blocked_since or sent)
-            except (EtcdUnreachable, EtcdRefused) as error:
+            except EtcdUnreachable as error:
                 logger.info("the lease is not renewed, will try again: %s", error)
-                pause_s = RETRY_PAUSE_S
+                pause_s = RETRY_PAUSE_S  # that took its time already
+            except EtcdRefused as error:
+                logger.warning("etcd refuses to renew the lease: %s", error)
             if blocked_since is not None and self._clock() - blocked_since > DUPLICATE_PATIENCE_LEASES * self._ttl_s:
                 raise DuplicateReplica(f"another process runs as replica {self._replica_id} under {self._keys.prefix}")
             self._on_change()
