@@ -89,12 +89,11 @@ class LeaderCompleteness:
         if view.is_leader and (view.term, replica) not in self.checked:
             self.checked.add((view.term, replica))
             for index, (term, command, when) in self.committed.items():
-                if when < view.term:
-                    if not _holds(view.log, (command, index, term)):
-                        raise Violation(
-                            "LeaderCompleteness",
-                            f"leader {replica} of {view.term} lacks committed entry {index} of term {term}",
-                        )
+                if when < view.term and not _holds(view.log, (command, index, term)):
+                    raise Violation(
+                        "LeaderCompleteness",
+                        f"leader {replica} of {view.term} lacks committed entry {index} of term {term}",
+                    )
         if before is not None and view.commit_index == before.commit_index:
             return
         base = view.log[0][1]

@@ -220,7 +220,7 @@ class Hardened:
                 machine=seat.machine,
                 send=seat.send,
                 clock=seat.clock,
-                generator=seat.choice if seat.settings.natural_elections else cast(random.Random, _Patience()),
+                generator=seat.choice if seat.settings.natural_elections else cast("random.Random", _Patience()),
                 directory_id=_DIRECTORY_ID,
                 settings=core_settings(seat.settings),
                 limits=EngineLimits(),

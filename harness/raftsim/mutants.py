@@ -17,8 +17,9 @@ from callboard.consensus.interface import Applied, NotApplied, OutcomeUnknown
 from callboard.consensus.pysyncobj_engine import codec, core
 from callboard.consensus.pysyncobj_engine.barriers import Barriers
 from callboard.consensus.pysyncobj_engine.core import Core, _Outbox
-from callboard.consensus.pysyncobj_engine.guards import LEADER, GuardedRaft
+from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Journal
+from callboard.consensus.pysyncobj_engine.library import LEADER
 from harness.raftsim.disk import SimDisk
 from harness.raftsim.hardened import Hardened, core_in_simulation
 from harness.raftsim.runner import EngineKind
