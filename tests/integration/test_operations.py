@@ -1,0 +1,94 @@
+"""What operators do, on real processes: a lost disk replaced by commands, and who is refused meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.processes import Cluster, ServerProcess
+from harness.sidecars import Fleet, SidecarSpec
+
+pytestmark = pytest.mark.process
+DEADLINE_S = 90.0
+
+
+def specs(count: int) -> list[SidecarSpec]:
+    return [SidecarSpec(f"10.0.0.{number}:50002", f"shop-{number}", ("Cart", "Lamp")) for number in range(count)]
+
+
+async def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "callboard.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+async def members(server: ServerProcess) -> set[tuple[str, int]]:
+    return {(member.name, member.incarnation) for member in await server.members()}
+
+
+async def test_a_lost_disk_is_replaced_by_commands(tmp_path: Path) -> None:
+    flags = ("--member-grace-period", "1m")
+    async with Cluster(directory=tmp_path, flags=flags) as cluster, Fleet(cluster.addresses) as fleet:
+        for spec in specs(4):
+            fleet.add(spec)
+        await fleet.wait_converged(deadline_s=DEADLINE_S)
+        before = await members(await cluster.leader())
+        survivor, other, lost = cluster.servers
+        await cluster.kill_all()
+
+        # An empty directory under a known id does not get back in: that would be forgetting votes.
+        shutil.rmtree(lost.data_dir)
+        cluster.start()
+        leader = await cluster.leader(deadline_s=DEADLINE_S)
+        assert leader is not lost
+        assert not await lost.ready(), "a replica that lost its disk was let back in"
+        await cluster.kill_all()
+
+        shutil.rmtree(lost.data_dir)
+        ticket = tmp_path / "ticket"
+        made = await command("replica", "ticket", "--data-dir", str(survivor.data_dir), "--id", lost.replica_id)
+        assert made.returncode == 0, made.stderr
+        ticket.write_text(made.stdout)
+        for server in (survivor, other):
+            accepted = await command("replica", "accept", "--data-dir", str(server.data_dir), str(ticket))
+            assert accepted.returncode == 0, accepted.stderr
+        created = await command("replica", "create", "--data-dir", str(lost.data_dir), str(ticket))
+        assert created.returncode == 0, created.stderr
+        cluster.start()
+        await cluster.wait_ready(deadline_s=DEADLINE_S)
+        await fleet.wait_converged(deadline_s=DEADLINE_S)
+
+        # The new directory counts: with another replica gone, it makes the majority.
+        await survivor.kill()
+        leader = await cluster.leader(deadline_s=DEADLINE_S)
+        assert await members(leader) == before
+
+
+async def test_tickets_for_other_groups_or_damaged_ones_change_nothing(tmp_path: Path) -> None:
+    async with Cluster(replicas=1, directory=tmp_path) as cluster:
+        (server,) = cluster.servers
+        running = await command("replica", "show", "--data-dir", str(server.data_dir))
+        assert running.returncode == 1, "a running replica's directory was opened"
+        assert await server.stop() == 0
+        shown = await command("replica", "show", "--data-dir", str(server.data_dir))
+        assert shown.returncode == 0, shown.stderr
+        assert "full member" in shown.stdout
+        itself = await command("replica", "ticket", "--data-dir", str(server.data_dir), "--id", server.replica_id)
+        assert (itself.returncode, len(itself.stderr.splitlines())) == (1, 1)
+        (tmp_path / "bad").write_text("no ticket at all")
+        damaged = await command("replica", "accept", "--data-dir", str(server.data_dir), str(tmp_path / "bad"))
+        assert damaged.returncode == 1
+        assert damaged.stderr == "Error: the ticket is damaged: copy the whole line\n"
+        missing = await command("replica", "show", "--data-dir", str(tmp_path / "nowhere"))
+        assert missing.returncode == 1
+        assert str(tmp_path / "nowhere") in missing.stderr
