@@ -76,6 +76,7 @@ class NamespaceRunner:
         self._tables = TableCache(settings.replication_factor)
         self._streams: dict[int, SidecarStream] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_ms = 0
         self._proposal: asyncio.Task[None] | None = None
         self._closed = False
         self._machine = BarrierNamespace(
@@ -191,13 +192,19 @@ class NamespaceRunner:
         return bare_order(phase.value, version)
 
     def _arm_timer(self, now: int) -> None:
+        """Have a tick come by the next deadline. A timer that is due before it stays: deadlines move with every
+        message, mostly away, and a tick too many changes nothing."""
         deadline = self._machine.next_deadline_ms()
+        if deadline is None or (self._timer is not None and self._timer_due_ms <= deadline):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if deadline is not None:
-            delay_s = max(deadline - now, 1) / 1000
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._dispatch, Tick())
+        self._timer_due_ms = deadline
+        self._timer = asyncio.get_running_loop().call_later(max(deadline - now, 1) / 1000, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._dispatch(Tick())
 
     async def _propose(self, batch: ProposeBatch) -> None:
         command = CommitBatch(self._epoch, self.name, batch.upserts, batch.removals)
