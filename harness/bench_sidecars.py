@@ -59,6 +59,8 @@ class Step:
     sidecars_cpu_s: float
     received_bytes_per_sidecar: int
     streams_lost: int
+    leader_changed: bool
+    """If so, what is said of the leader is said of the first one."""
 
 
 @define
@@ -97,8 +99,9 @@ async def _rounds(leader: ServerProcess) -> int:
     return int((await leader.metrics()).get(("callboard_rounds_total", NAMESPACE), 0))
 
 
-async def _measured(fleet: Fleet, leader: ServerProcess, start: Callable[[], None]) -> Step:
+async def _measured(cluster: Cluster, fleet: Fleet, start: Callable[[], None]) -> Step:
     """Let sidecars start and measure until all sidecars hold the right table."""
+    leader = await cluster.leader()
     rounds, lost = await _rounds(leader), fleet.total("lost")
     received = sum(sidecar.received_bytes for sidecar in fleet.sidecars)
     leader_cpu, own_cpu = leader.cpu_seconds(), time.process_time()
@@ -114,6 +117,7 @@ async def _measured(fleet: Fleet, leader: ServerProcess, start: Callable[[], Non
         round(step_own, 2),
         received // len(fleet.sidecars),
         fleet.total("lost") - lost,
+        await cluster.leader() is not leader,
     )
 
 
@@ -127,7 +131,6 @@ async def measure(workload: Workload, arguments: argparse.Namespace, say: Callab
         Cluster(arguments.replicas, arguments.engine) as cluster,
         Fleet(cluster.addresses) as fleet,
     ):
-        leader = await cluster.leader()
 
         def join(*numbers: int) -> None:
             for number in numbers:
@@ -135,13 +138,14 @@ async def measure(workload: Workload, arguments: argparse.Namespace, say: Callab
 
         one_more = f"one joins {count - 1}"
         say(f"{workload.name}: {count} sidecars join at once")
-        measurement.joined[ALL_AT_ONCE] = await _measured(fleet, leader, partial(join, *range(count)))
+        measurement.joined[ALL_AT_ONCE] = await _measured(cluster, fleet, partial(join, *range(count)))
         say(f"  {measurement.joined[ALL_AT_ONCE]}")
         await fleet.stop(fleet.sidecars[-1])
         await fleet.wait_converged(deadline_s=DEADLINE_S)
         say(f"{workload.name}: {one_more}")
-        measurement.joined[one_more] = await _measured(fleet, leader, partial(join, count))
+        measurement.joined[one_more] = await _measured(cluster, fleet, partial(join, count))
         say(f"  {measurement.joined[one_more]}")
+        leader = await cluster.leader()
         metrics = await leader.metrics()
         measurement.table_bytes = int(metrics.get(("callboard_table_bytes", NAMESPACE), 0))
         measurement.table_bytes_per_host = round(measurement.table_bytes / count, 1)
@@ -149,8 +153,6 @@ async def measure(workload: Workload, arguments: argparse.Namespace, say: Callab
         measurement.leader_peak_rss_mb = round(peak_rss_mb(leader.pid), 1)
         others = [server for server in cluster.servers if server is not leader]
         measurement.followers_rss_mb = [round(server.memory_bytes() / 1e6, 1) for server in others]
-        same = await cluster.leader() is leader
-        say(f"  leader {'the same all along' if same else 'CHANGED meanwhile'}")
     return measurement
 
 
@@ -166,10 +168,11 @@ def tables_of(measurements: list[Measurement]) -> Table:
     for measurement in measurements:
         table.add_column(measurement.workload, justify="right")
 
+    table.add_column("aim: under", justify="right")
     for heading, unit, aim, values in rows_of(measurements):
-        cells = [f"{value:,.1f} {unit}" for value in values]
+        cells = [f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}" for value in values]
         marked = [f"[bold red]{cell}[/]" if value > aim else cell for cell, value in zip(cells, values, strict=True)]
-        table.add_row(heading + (f" (aim: under {aim:g} {unit})" if aim != NO_AIM else ""), *marked)
+        table.add_row(heading, *marked, "" if aim == NO_AIM else f"{aim:g} {unit}")
     return table
 
 
@@ -180,12 +183,13 @@ def rows_of(measurements: list[Measurement]) -> list[tuple[str, str, float, list
         steps = [measurement.joined[name] for measurement in measurements]
         aim = AIM_ALL_S if name == ALL_AT_ONCE else AIM_ONE_S
         rows += [
-            (f"{name}: same table everywhere", "s", aim, [step.seconds for step in steps]),
+            (f"{name}: same table after", "s", aim, [step.seconds for step in steps]),
             ("  rounds", "", NO_AIM, [step.rounds for step in steps]),
             ("  processor time of the leader", "s", NO_AIM, [step.leader_cpu_s for step in steps]),
             ("  processor time of all sidecars", "s", NO_AIM, [step.sidecars_cpu_s for step in steps]),
             ("  received by each sidecar", "kB", NO_AIM, [step.received_bytes_per_sidecar / 1e3 for step in steps]),
             ("  streams lost", "", NO_AIM, [step.streams_lost for step in steps]),
+            ("  changes of leader", "", NO_AIM, [int(step.leader_changed) for step in steps]),
         ]
     followers = [max(measurement.followers_rss_mb, default=0.0) for measurement in measurements]
     rows += [
