@@ -14,6 +14,7 @@ from callboard.consensus.interface import (
     EngineFailed,
     EngineLimits,
     EngineStartError,
+    Leadership,
     NotApplied,
     NotLeader,
     OutcomeUnknown,
@@ -490,3 +491,16 @@ def test_a_leader_that_is_held_up_again_and_again_and_hears_nobody_steps_down() 
         group.now += 0.5
         group.cores[leader].tick()
     assert not group.cores[leader].leadership.is_local
+
+
+def test_a_single_replica_leads_durably_before_anyone_hears_of_it() -> None:
+    """Killed right after its election, it does not lead in the same term again."""
+    group = CoreGroup(("a",))
+    group.cores["a"].tick()
+    assert group.cores["a"].leadership == Leadership("a", 1, is_local=True)
+    first = group.cores["a"].inspect()
+    group.kill("a")
+    group.start("a")
+    assert group.cores["a"].inspect().log == first.log
+    group.cores["a"].tick()
+    assert group.cores["a"].leadership.term == 2

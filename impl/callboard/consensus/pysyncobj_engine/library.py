@@ -290,9 +290,13 @@ class LibraryRaft(library.SyncObj):  # type: ignore[misc]
         self.compact()
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
-        """Begin each leadership with a clean slate."""
+        """Begin each leadership with a clean slate, and durably.
+
+        A replica without peers commits its first entry in the same tick, before anyone else would sync it.
+        """
         self.leadership_begins()
         super()._SyncObj__onBecomeLeader()
+        self._journal.sync()
 
 
 def _configuration(settings: CoreSettings) -> SyncObjConf:
