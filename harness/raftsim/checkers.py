@@ -58,6 +58,8 @@ class LogMatching:
 
     known: dict[tuple[int, int], tuple[bytes, int]] = field(factory=dict)
     """(index, term) to (command, term of the entry before)."""
+    cuts: int = 0
+    """How often entries disappeared from the end of a log."""
 
     def observe(self, replica: str, before: View | None, view: View) -> None:
         """See the entries that this step put into a log."""
@@ -67,6 +69,7 @@ class LogMatching:
             common = min(len(before.log), len(log))
             if before.log[:common] == log[:common]:
                 first = max(1, common)
+            self.cuts += before.log[:common] != log[:common] or len(log) < len(before.log)
         for position in range(first, len(log)):
             command, index, term = log[position]
             found = (command, log[position - 1][2])

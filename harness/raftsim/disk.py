@@ -94,8 +94,9 @@ class SimDisk:
         self.syncs = 0
         self.lying_sync = False
         self.fail_next_sync = False
+        self.fail_next_write = False
         self.failed = False
-        """Whether a sync failed since the process started."""
+        """Whether a write or sync failed since the process started."""
 
     # -- faults
 
@@ -219,8 +220,13 @@ class SimDisk:
         return bytes(content[offset:] if size is None else content[offset : offset + size])
 
     def write(self, path: str, offset: int, data: bytes) -> None:
-        """Write at an offset, growing the file where needed. Raises FileNotFoundError."""
+        """Write at an offset, growing the file where needed. Raises FileNotFoundError, and OSError when told to fail."""
         file = self._file(path)
+        if self.fail_next_write:
+            self.fail_next_write = False
+            self.failed = True
+            file.change(offset, bytes(data[: len(data) // 3]))
+            raise OSError(28, "No space left on device (simulated)")
         if self._change():
             # Half of it reaches the page cache, as when a process dies between two pages of one write.
             file.change(offset, bytes(data[: len(data) // 2]))

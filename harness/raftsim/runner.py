@@ -45,14 +45,22 @@ class Totals:
     messages: int = 0
     disk_changes: int = 0
     crashes: int = 0
+    restarts: int = 0
+    elections: int = 0
+    """Terms in which somebody led."""
+    cuts: int = 0
+    """Times that a follower removed entries that contradicted its leader's."""
+    installs: int = 0
+    """Snapshots of leaders taken over."""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     rules: Counter[str] = field(factory=Counter)
     failures: list[Failure] = field(factory=list)
 
     @property
     def per_second(self) -> float:
-        """Schedules per second."""
-        return self.schedules / self.seconds if self.seconds else 0.0
+        """Schedules per second of processor time."""
+        return self.schedules / self.cpu_seconds if self.cpu_seconds else 0.0
 
 
 class _Player:
@@ -178,9 +186,9 @@ class _Player:
             self.crashes += 1
             self.world.crash_after_writes(name, writes, power_lost=self.schedule.power)
 
-    def _fail_sync(self, one: int) -> None:
+    def _fail_disk(self, one: int, write: int) -> None:
         if (name := self._name(one)) is not None:
-            self.world.fail_next_sync(name)
+            self.world.fail_disk(name, write=bool(write))
 
     def _restart(self, one: int) -> None:
         name = self.world.names[one]
@@ -218,6 +226,10 @@ def _count(totals: Totals, world: World, player: _Player, step: int) -> None:
     totals.messages += world.network.sent
     totals.disk_changes += sum(world.disk(name).writes for name in world.names)
     totals.crashes += player.crashes
+    totals.restarts += world.restarts
+    totals.elections += len(world.checkers.election.leaders)
+    totals.cuts += world.checkers.matching.cuts
+    totals.installs += world.installs
 
 
 def run_many(
@@ -231,7 +243,7 @@ def run_many(
 ) -> Totals:
     """Run the schedules of these seeds; stop after `stop_after` failures, if given."""
     totals = Totals()
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     for seed in seeds:
         failure = run_schedule(kind, generate(seed, size=size, power=power), totals)
         if failure is not None:
@@ -241,6 +253,7 @@ def run_many(
             if stop_after is not None and len(totals.failures) >= stop_after:
                 break
     totals.seconds = time.perf_counter() - began
+    totals.cpu_seconds = time.process_time() - cpu_began
     return totals
 
 

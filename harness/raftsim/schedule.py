@@ -39,7 +39,7 @@ _WEIGHTS = {
     "restart": 6,
     "compact": 4,
     "advance": 2,
-    "fail_sync": 0.6,
+    "fail_disk": 0.6,
 }
 
 
@@ -90,6 +90,8 @@ def _event(kind: str, size: int, choice: random.Random) -> Event:
             return (kind, who, choice.choice((1, 1, 2, 6, 20)))
         case "propose_to_deposed":
             return (kind, choice.choice((1, 3, 8)))
+        case "fail_disk":
+            return (kind, one, choice.choice((0, 1)))
         case "depose":
             return (kind, choice.choice((0, 0, 1)), one, choice.choice((0, 1, 4)))
         case "hold":

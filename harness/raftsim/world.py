@@ -81,6 +81,9 @@ class World:
         self.restart_failures: list[str] = []
         self.errors: deque[str] = deque(maxlen=10)
         self.commands = 0
+        self.restarts = 0
+        self.installs = 0
+        """Snapshots of leaders taken over by running replicas."""
         self._groups = groups or dict.fromkeys(self.names, self.names)
         self._found: Violation | None = None
         self._slots = {name: _Slot(name) for name in self.names}
@@ -237,14 +240,16 @@ class World:
         slot.disk.crash_after(writes)
         slot.power_lost = power_lost
 
-    def fail_next_sync(self, name: str) -> None:
-        """The next sync of this replica's disk reports an error."""
-        self._slots[name].disk.fail_next_sync = True
+    def fail_disk(self, name: str, *, write: bool) -> None:
+        """The next sync (or write) of this replica's disk reports an error."""
+        disk = self._slots[name].disk
+        disk.fail_next_sync, disk.fail_next_write = not write, write
 
     def restart(self, name: str) -> bool:
         """Start a replica again on what its disk kept. False when the engine refuses the files."""
         if self._slots[name].replica is not None:
             return True
+        self.restarts += 1
         return self._boot(name)
 
     def _boot(self, name: str) -> bool:
@@ -257,6 +262,7 @@ class World:
             self._watch(lambda: self.checkers.applied(name, index, command, digest_before))
 
         def on_restore(items: list[tuple[int, bytes]], digest: int) -> None:
+            self.installs += slot.replica is not None
             self._watch(lambda: self.checkers.safety.restored(name, items, digest))
 
         slot.machine = RecordingMachine(on_apply, on_restore)
@@ -335,7 +341,7 @@ class World:
         natural = self.settings.natural_elections
         for slot in self._slots.values():
             slot.disk.disarm()
-            slot.disk.fail_next_sync = False
+            slot.disk.fail_next_sync = slot.disk.fail_next_write = False
         for name in self.names:
             if not self.restart(name):
                 raise Violation("Convergence", f"does not start again: {'; '.join(self.restart_failures[-1:]) or name}")
