@@ -41,24 +41,28 @@ def plan(suite: Suite, *, tiers: frozenset[str], only: str | None, timeout_facto
         ModelCheckError: when a mutant does not apply exactly once, names a property that its config does not
             check, or nothing matches.
     """
+    pattern = only or "*"
     tasks: list[Task] = []
     for config in suite.configs:
         if config.tier not in tiers:
             continue
-        tasks.append(config_task(suite, config, timeout_factor))
+        candidates = [config_task(suite, config, timeout_factor)]
         if config.kind == "liveness" and config.expect == "pass":
-            tasks += _unfair_tasks(suite, config, timeout_factor)
-    tasks += [mutant_task(suite, m, timeout_factor) for m in suite.mutants if m.tier in tiers]
-    if only is not None:
-        tasks = [t for t in tasks if matches(t, only)]
+            candidates += _unfair_tasks(suite, config, timeout_factor)
+        tasks += [task for task in candidates if _matches(task.module, task.name, pattern)]
+    tasks += [
+        mutant_task(suite, mutant, timeout_factor)
+        for mutant in suite.mutants
+        if mutant.tier in tiers and _matches(mutant.module, mutant.name, pattern)
+    ]
     if not tasks:
-        raise ModelCheckError(f"nothing to run for tier {'+'.join(sorted(tiers))} and --only {only or '*'}")
+        raise ModelCheckError(f"nothing to run for tier {'+'.join(sorted(tiers))} and --only {pattern}")
     return sorted(tasks, key=lambda t: -t.cost)
 
 
-def matches(task: Task, pattern: str) -> bool:
+def _matches(module: str, name: str, pattern: str) -> bool:
     """Whether a glob names this task, by its name, its module, or both with a slash between."""
-    return any(fnmatchcase(text, pattern) for text in (task.name, task.module, f"{task.module}/{task.name}"))
+    return any(fnmatchcase(text, pattern) for text in (name, module, f"{module}/{name}"))
 
 
 def canary_task(suite: Suite) -> Task:
