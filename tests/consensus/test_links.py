@@ -275,6 +275,16 @@ async def test_the_callee_says_why_it_refuses(plain: Group) -> None:
     assert b.events.up == []
 
 
+async def test_strangers_leave_nothing_behind(plain: Group) -> None:
+    a = await plain.start("a")
+    for number in range(20):
+        caller = await plain.call("a")
+        hello = msgspec.structs.replace(plain.directories["b"].hello(), replica_id=f"stranger{number}")
+        caller.send(msgspec.msgpack.encode(hello))
+        assert await caller.is_cut_off()
+    assert a.links.troubles == {}
+
+
 async def test_a_new_link_of_a_peer_replaces_the_old(plain: Group) -> None:
     a = await plain.start("a")
     callers = []

@@ -143,6 +143,9 @@ class Links:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._said: dict[str, str] = {}
+        self._peer_ids = frozenset(peer.replica_id for peer in options.peers)
+        self._cut_off = 0
+        self._report_at = 0.0
         settings = options.settings
         self._frame_limit = (
             ENTRY_OVERHEAD * (settings.batch_bytes + options.limits.command_bytes) + settings.chunk_bytes + 64 * 1024
@@ -243,7 +246,7 @@ class Links:
             if peer_id is not None:
                 await self._serve(peer_id, reader, writer)
         except _LINK_ERRORS as error:
-            logger.warning("a caller at %s was cut off: %s", writer.get_extra_info("peername"), _reason(error))
+            self._report_caller(writer.get_extra_info("peername"), _reason(error))
         except asyncio.CancelledError:
             if not self._closed:
                 raise
@@ -373,8 +376,17 @@ class Links:
                 elif now - link.said_at >= silence / 4:
                     self._write(link, b"")
 
+    def _report_caller(self, address: object, reason: str) -> None:
+        """Log callers that were cut off, one a second: a stranger must not fill the log."""
+        self._cut_off += 1
+        now = asyncio.get_running_loop().time()
+        if self._closed or now < self._report_at:
+            return
+        self._report_at = now + 1
+        logger.warning("callers cut off so far: %d; the last one, at %s: %s", self._cut_off, address, reason)
+
     def _trouble(self, peer_id: str, reason: str) -> None:
-        if self._closed or self._said.get(peer_id) == reason:
+        if self._closed or self._said.get(peer_id) == reason or peer_id not in self._peer_ids:
             return
         self._said[peer_id] = reason
         logger.warning("no link to replica %s: %s", peer_id, reason)
