@@ -16,9 +16,9 @@ import pytest
 
 from callboard.consensus.etcd_engine import EtcdEngine, EtcdOptions, ManagedEtcd, ManagedPeer
 from callboard.consensus.etcd_engine import managed as managed_module
-from callboard.consensus.etcd_engine.managed import find_etcd
+from callboard.consensus.etcd_engine.managed import EtcdChild, find_etcd
 from callboard.consensus.interface import EngineStartError
-from harness.etcd import find_or_install_etcd
+from harness.etcd import EtcdMissing, find_or_install_etcd
 from harness.processes import HOST, LEASH, REPOSITORY, PortLease
 from tests.consensus.conformance import LIMITS, Ability, Cluster, eventually, settled
 from tests.consensus.machine import ListMachine
@@ -50,6 +50,12 @@ class ManagedReplicas(Cluster):
         """An engine with its child."""
         options = self.options(replica_id)
         return EtcdEngine(machine, replica_id=replica_id, options=options, limits=LIMITS)
+
+    def etcd_child(self, replica_id: str) -> EtcdChild:
+        """Of a replica that does not run."""
+        options = self.options(replica_id)
+        assert options.managed is not None
+        return EtcdChild(options.managed, replica_id, options)
 
     def child(self, replica_id: str) -> int:
         """Process id of the replica's etcd; 0 if there is none at the moment."""
@@ -107,11 +113,24 @@ async def test_three_replicas_start_one_after_the_other_and_lose_one(tmp_path: P
         victim = await cluster.leader()
         await cluster.kill(victim)
         await cluster.append(b"two")
-        shutil.rmtree(tmp_path / victim / "etcd")  # its disk is lost
+        shutil.rmtree(tmp_path / victim)  # its disk is lost
         engine = await cluster.start(victim)
         reason = await asyncio.wait_for(engine.wait_failed(), 60)
-        assert "remove the member and add it again" in str(reason)
+        assert "if its disk is lost, replace the member" in str(reason)
         await cluster.append(b"three")
+        await cluster.stop(victim)
+        await cluster.etcd_child(victim).replace()
+        await cluster.etcd_child(victim).replace()  # once more does no harm
+        await cluster.start(victim)
+        survivor = next(name for name in cluster.replica_ids if name != victim)
+        assert await settled(cluster) == [b"one", b"two", b"three"]
+        await cluster.kill(survivor)  # now the new member is needed for a majority
+        await cluster.append(b"four")
+        await cluster.start(survivor)
+        assert await settled(cluster) == [b"one", b"two", b"three", b"four"]
+        await cluster.stop(victim)
+        with pytest.raises(EngineStartError, match="only a lost member is replaced"):
+            await cluster.etcd_child(victim).replace()
     finally:
         await cluster.close()
 
@@ -182,6 +201,9 @@ async def test_a_missing_program_and_a_used_port_are_named(
     monkeypatch.setenv("PATH", str(alone.directory))
     with pytest.raises(EngineStartError, match="no etcd program in PATH: install it"):
         find_etcd()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(EtcdMissing, match="apt-get install etcd-server"):
+        find_or_install_etcd()
     with pytest.raises(EngineStartError, match="etcd binary /nowhere/etcd: no such program"):
         find_etcd(Path("/nowhere/etcd"))
 

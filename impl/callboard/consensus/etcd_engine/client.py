@@ -61,6 +61,9 @@ AnswerT = TypeVar(
     rpc.LeaseRevokeResponse,
     rpc.LeaseKeepAliveResponse,
     rpc.StatusResponse,
+    rpc.MemberListResponse,
+    rpc.MemberAddResponse,
+    rpc.MemberRemoveResponse,
 )
 
 
@@ -249,6 +252,30 @@ class EtcdClient:
 
         answer = await self._repeat("LeaseKeepAlive", attempt, timeout_ms, linearizable=False)
         return answer.TTL
+
+    async def members(self, *, timeout_ms: int) -> list[rpc.Member]:
+        """The members of the etcd cluster."""
+        path = "/etcdserverpb.Cluster/MemberList"
+        answer = await self._unary(path, rpc.MemberListRequest(), rpc.MemberListResponse, timeout_ms)
+        return list(answer.members)
+
+    async def remove_member(self, member_id: int, *, timeout_ms: int) -> None:
+        """Take a member out of the etcd cluster. Fine if it is out already."""
+        try:
+            request = rpc.MemberRemoveRequest(ID=member_id)
+            await self._unary("/etcdserverpb.Cluster/MemberRemove", request, rpc.MemberRemoveResponse, timeout_ms)
+        except EtcdRefused as error:
+            if "member not found" not in str(error):
+                raise
+
+    async def add_member(self, peer_url: str, *, timeout_ms: int) -> None:
+        """Let a new member at `peer_url` into the etcd cluster. Fine if it was let in already."""
+        try:
+            request = rpc.MemberAddRequest(peerURLs=[peer_url])
+            await self._unary("/etcdserverpb.Cluster/MemberAdd", request, rpc.MemberAddResponse, timeout_ms)
+        except EtcdRefused as error:
+            if not error.may_have_run or "Peer URLs already exists" not in str(error):
+                raise
 
     async def status(self, *, timeout_ms: int) -> rpc.StatusResponse:
         """What the current endpoint's member says of itself."""

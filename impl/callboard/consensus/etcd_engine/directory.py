@@ -13,8 +13,10 @@ from callboard.consensus.interface import EngineStartError
 
 ENGINE = "etcd"
 IDENTITY_FILE = "identity.json"
+JOINING_FILE = "etcd-joining"
+"""Managed mode: this replica's etcd member starts as a new member of an existing etcd cluster."""
 _BEFORE_IDENTITY = frozenset(
-    {"lock", "lease", "identity.new", "lost+found", "etcd", "etcd.log", "etcd.log.1"},
+    {"lock", "lease", "identity.new", "lost+found", "etcd", "etcd.log", "etcd.log.1", JOINING_FILE},
 )
 """What may be there before a replica has joined a cluster; a crash leaves it behind."""
 

@@ -18,6 +18,9 @@ import time
 from collections import deque
 from pathlib import Path
 
+from callboard.consensus.etcd_engine.client import EtcdClient
+from callboard.consensus.etcd_engine.directory import JOINING_FILE, ReplicaDirectory
+from callboard.consensus.etcd_engine.errors import EtcdError
 from callboard.consensus.etcd_engine.options import EtcdOptions, ManagedEtcd, ManagedPeer
 from callboard.consensus.interface import EngineFailed, EngineStartError
 
@@ -31,6 +34,7 @@ PAUSE_MAX_S = 5.0
 TERMINATE_PATIENCE_S = 5.0
 LOG_CHECK_S = 10.0
 INSTALL_HINT = "install it (Debian, Ubuntu: apt-get install etcd-server) or name its path"
+CALL_TIMEOUT_MS = 10_000
 FORGOTTEN = "has already been bootstrapped"
 
 
@@ -97,18 +101,16 @@ class EtcdChild:
         listen = self._managed.listen_host or self._me.host
         peer_port = self._managed.listen_peer_port or self._me.peer_port
 
-        def peer_url(peer: ManagedPeer) -> str:
-            return f"{scheme}://{_at(peer.host, peer.peer_port)}"
-
+        joining = (self._options.directory / JOINING_FILE).exists()
         arguments = {
             "name": self._me.name,
             "data-dir": str(self._options.directory / "etcd"),
             "listen-peer-urls": f"{scheme}://{_at(listen, peer_port)}",
             "listen-client-urls": f"{scheme}://{_at(listen, self._me.client_port)}",
-            "initial-advertise-peer-urls": peer_url(self._me),
+            "initial-advertise-peer-urls": self._peer_url(self._me),
             "advertise-client-urls": f"{scheme}://{_at(self._me.host, self._me.client_port)}",
-            "initial-cluster": ",".join(f"{peer.name}={peer_url(peer)}" for peer in self._managed.peers),
-            "initial-cluster-state": "new",
+            "initial-cluster": ",".join(f"{peer.name}={self._peer_url(peer)}" for peer in self._managed.peers),
+            "initial-cluster-state": "existing" if joining else "new",  # of no meaning once there is data
             "initial-cluster-token": self._managed.cluster_name,
             "heartbeat-interval": str(self._managed.heartbeat_ms),
             "election-timeout": str(self._managed.election_ms),
@@ -124,6 +126,34 @@ class EtcdChild:
                 arguments[f"{prefix}trusted-ca-file"] = str(self._options.tls.ca)
                 arguments[f"{prefix}client-cert-auth"] = "true"
         return [f"--{name}={value}" for name, value in arguments.items()]
+
+    async def replace(self) -> None:
+        """For a replica whose disk is lost: let its etcd member start empty. The majority of members must run; our
+        directory must be new. The former member is removed for good, so that it cannot come back beside its successor.
+        May be repeated if it broke off.
+
+        Raises:
+            EngineStartError: there is data here, or etcd cannot be reached or refuses.
+        """
+        directory, url = ReplicaDirectory(self._options.directory), self._peer_url(self._me)
+        directory.lock()
+        client = EtcdClient(self.endpoints[1:], tls=self._options.tls)
+        try:
+            if (self._options.directory / "etcd" / "member" / "wal").exists():  # a refused start leaves the rest
+                raise EngineStartError(f"{self._options.directory / 'etcd'} holds data: only a lost member is replaced")
+            await client.open()
+            members = await client.members(timeout_ms=CALL_TIMEOUT_MS)
+            for member in members:
+                if member.name == self._me.name:
+                    await client.remove_member(member.ID, timeout_ms=CALL_TIMEOUT_MS)
+            if not any(url in member.peerURLs and not member.name for member in members):
+                await client.add_member(url, timeout_ms=CALL_TIMEOUT_MS)
+            (self._options.directory / JOINING_FILE).touch()
+        except (EtcdError, OSError) as error:
+            raise EngineStartError(f"etcd member {self._me.name} is not replaced: {error}") from None
+        finally:
+            await client.close()
+            directory.unlock()
 
     async def start(self) -> None:
         """Start the child; it answers later, when a majority of the members runs.
@@ -151,7 +181,7 @@ class EtcdChild:
             if FORGOTTEN in last_line:
                 raise EngineFailed(
                     f"etcd's data in {self._options.directory / 'etcd'} is gone, but its peers know member "
-                    f"{self._me.name}: remove the member and add it again before it may start empty"
+                    f"{self._me.name}: if its disk is lost, replace the member"
                 )
             now = time.monotonic()
             while self._restarts and now - self._restarts[0] > self._managed.restarts_window_s:
@@ -182,6 +212,10 @@ class EtcdChild:
             logger.warning("etcd does not end, killing it")
             process.kill()
             await process.wait()
+
+    def _peer_url(self, peer: ManagedPeer) -> str:
+        scheme = "http" if self._options.tls is None else "https"
+        return f"{scheme}://{_at(peer.host, peer.peer_port)}"
 
     async def _spawn(self, binary: Path) -> None:
         # etcd reads ETCD_* variables too, and refuses to start where they contradict its arguments.
