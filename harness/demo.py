@@ -27,8 +27,8 @@ ACTOR_TYPES = ("account", "basket", "customer", "device", "elevator")
 SIDECARS = 50
 ACTOR_IDS = 10_000
 LOOKUPS = 25
-JOIN_DEADLINE_S = 40.0
-RECOVERY_DEADLINE_S = 40.0
+JOIN_DEADLINE_S = 90.0
+RECOVERY_DEADLINE_S = 90.0
 
 
 def sidecar_spec(number: int) -> SidecarSpec:

@@ -80,7 +80,8 @@ def hosts(count: int) -> list[SidecarSpec]:
 
 @pytest.mark.process
 async def test_sidecars_of_both_generations_agree_on_a_real_server(tmp_path: Path) -> None:
-    async with Cluster(1, "memory", directory=tmp_path) as cluster, Fleet(cluster.addresses) as fleet:
+    cluster = Cluster(1, "memory", directory=tmp_path, flags=("--disseminate-timeout", "60s"))
+    async with cluster, Fleet(cluster.addresses) as fleet:
         leader = await cluster.leader()
         specs = hosts(12)
         quick = SidecarSettings(heartbeat_s=0.1)

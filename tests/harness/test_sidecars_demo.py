@@ -13,6 +13,8 @@ from harness.demo import Demo
 from harness.processes import Cluster
 from harness.sidecars import Fleet, SidecarSettings, naive_owners
 
+PATIENT = ("--member-grace-period", "60s", "--disseminate-timeout", "60s")
+"""For a machine that is busy with other tests: neither time-out is what these tests are about."""
 QUICK = SidecarSettings(heartbeat_s=0.1, reconnect_pause_s=0.1, open_failed_pause_s=0.1)
 
 
@@ -27,7 +29,8 @@ def broken(demo: Demo) -> set[str]:
 @pytest_asyncio.fixture(loop_scope="function")
 async def forgetful(tmp_path: Path) -> AsyncIterator[Demo]:
     """A demo, with its sidecars joined, on one replica that forgets everything when it dies."""
-    async with Cluster(1, "memory", directory=tmp_path) as cluster, Fleet(cluster.addresses) as fleet:
+    cluster = Cluster(1, "memory", directory=tmp_path, flags=PATIENT)
+    async with cluster, Fleet(cluster.addresses) as fleet:
         demo = demo_of(cluster, fleet)
         await demo.join()
         assert not broken(demo)
@@ -36,7 +39,8 @@ async def forgetful(tmp_path: Path) -> AsyncIterator[Demo]:
 
 @pytest.mark.process
 async def test_everything_holds_on_a_durable_cluster(tmp_path: Path) -> None:
-    async with Cluster(3, "pysyncobj", directory=tmp_path) as cluster, Fleet(cluster.addresses) as fleet:
+    cluster = Cluster(3, "pysyncobj", directory=tmp_path, flags=PATIENT)
+    async with cluster, Fleet(cluster.addresses) as fleet:
         demo = demo_of(cluster, fleet)
         await demo.run()
         assert [f"{result.what}: {result.detail}" for result in demo.results if not result.held] == []
