@@ -52,6 +52,13 @@ SCENARIOS: dict[str, Scenario] = {
     "conflict_livelock": Scenario(
         "V8", "a follower with a divergent tail is never caught up", protocol.conflict_livelock
     ),
+    "snapshot_silence": Scenario(
+        "V9", "a leader that sends a snapshot takes the follower for dead", protocol.snapshot_silence
+    ),
+    "disturbance": Scenario("V10", "a replica that was not heard deposes the leader", protocol.disturbance),
+    "forgotten_callbacks": Scenario(
+        "V11", "proposers whose commands a snapshot skips are never told", protocol.forgotten_callbacks
+    ),
     "compaction_window": Scenario(
         "D1", "kill -9 of all replicas during compaction loses what followed", disk.compaction_window
     ),

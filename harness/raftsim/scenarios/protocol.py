@@ -1,4 +1,4 @@
-"""Defects of the protocol: V1 to V8."""
+"""Defects of the protocol: V1 to V11."""
 
 from __future__ import annotations
 
@@ -250,3 +250,71 @@ def conflict_livelock(stage: Stage) -> str | None:
         if world.replica("A").view().log[-1] == world.replica("B").view().log[-1]:
             return None
     return f"a follower whose last 120 entries differ is not caught up after {patience} rounds"
+
+
+def snapshot_silence(stage: Stage) -> str | None:
+    """V9. A follower takes a few seconds for a snapshot, in many chunks. Its leader needs it for a majority, and must
+    not take it for dead meanwhile.
+    """
+    world = stage.world(chunk_bytes=16, natural_elections=True)
+    world.isolate("B")
+    for _ in range(40):
+        world.propose("A", world.choice.randbytes(40))
+    world.rounds(8, ["A", "C"])
+    world.compact("A")
+    world.tick("A")
+    world.tick("A")
+    world.rounds(2, ["A", "C"])
+    world.crash("C")
+    world.link("A", "B")
+    world.tick("A")
+    world.deliver("A", "B", 1)  # B hears its leader before it looks at its clock
+    for step in range(60):
+        world.tick("A", "B", seconds=0.05)
+        world.deliver("A", "B", 1)
+        world.deliver("B", "A")
+        if "A" not in world.leaders():
+            return f"the leader gives up after {step * 0.05:.1f} s of sending a snapshot that arrives well"
+    return None
+
+
+def disturbance(stage: Stage) -> str | None:
+    """V10. A replica that nobody heard for five elections is heard again; the leader and its majority are well."""
+    world = stage.world()
+    term = world.replica("A").view().term
+    for _ in range(5):
+        world.elect("C")
+        world.rounds(1, ["A", "B"])
+    world.deliver_all()
+    world.rounds(3)
+    if world.replica("A").view().term != term:
+        return f"the leader of term {term} is deposed by a replica that returns with term {term + 5}"
+    world.heal()
+    return None
+
+
+def forgotten_callbacks(stage: Stage) -> str | None:
+    """V11. Commands proposed at a follower commit while it is cut off, and a snapshot brings it past them. The proposers
+    must be told something: here, or (where followers refuse proposals) at once.
+    """
+    world = stage.world(chunk_bytes=1 << 16, leader="B")
+    waiting = [world.propose("A") for _ in range(5)]
+    world.tick("A")
+    world.deliver("A", "B")
+    world.tick("B")
+    world.deliver("B", "A")
+    world.isolate("A")
+    for _ in range(40):
+        world.propose("B")
+    world.rounds(8, ["B", "C"])
+    world.compact("B")
+    world.tick("B")
+    world.tick("B")
+    world.link("A", "B")
+    for _ in range(4):
+        world.tick("B")
+        world.deliver("B", "A")
+        world.deliver("A", "B")
+    world.heal()
+    forgotten = sum(pending.outcome is None for pending in waiting)
+    return f"{forgotten} of 5 proposers never hear of their commands again" if forgotten else None

@@ -23,9 +23,11 @@ class Stage:
         compact_entries: int = 1_000_000,
         seed: int = 1,
         leader: str | None = "A",
+        natural_elections: bool = False,
     ) -> World:
         """A new group, all linked, led by `leader`."""
-        world = World(self.engine, size, Settings(batch_bytes, chunk_bytes, compact_entries), seed)
+        settings = Settings(batch_bytes, chunk_bytes, compact_entries, natural_elections=natural_elections)
+        world = World(self.engine, size, settings, seed)
         world.link_all()
         if leader is not None:
             lead(world, leader)
