@@ -254,6 +254,16 @@ def test_congested_followers_pause_the_leader_and_nothing_is_lost() -> None:
     assert group.machines[follower].entries == group.machines[leader].entries
 
 
+def test_commands_larger_than_a_batch_arrive_whole() -> None:
+    group = CoreGroup(settings=SMALL)
+    leader = group.leader()
+    for size in (598, 599, 600, 601, 5000):
+        outcome = group.propose(leader, b"x" * size)
+        group.step(10)
+        assert isinstance(outcome[0], Applied)
+    assert all([len(command) for command in m.commands] == [598, 599, 600, 601, 5000] for m in group.machines.values())
+
+
 def test_proposals_are_bounded_and_can_be_withdrawn() -> None:
     group = CoreGroup(limits=EngineLimits(pending_proposals=2, command_bytes=1024))
     leader = group.leader()

@@ -214,11 +214,13 @@ class GuardedRaft(LibraryRaft):
             )
             return self._owner.transmit(node.id, wire, durable_first=False)
         previous = message["prevLogIdx"]
-        wire = codec.Append(
-            self._sequence, term, message["commit_index"], previous, message["prevLogTerm"], message["entries"]
-        )
+        if message.get("transmission", "start") != "start":
+            return True
+        # The library cuts an entry that is larger than a batch into pickled pieces. It goes out whole, with the first.
+        entries = [self._journal.entry_at(previous + 1)] if "transmission" in message else message["entries"]
+        wire = codec.Append(self._sequence, term, message["commit_index"], previous, message["prevLogTerm"], entries)
         sent = self._owner.transmit(node.id, wire, durable_first=False)
-        if not sent and message["entries"]:
+        if not sent and entries:
             # The library believes that these entries are on their way: correct it, and pause this follower.
             self.pause(node, resume_at=previous + 1)
         return sent

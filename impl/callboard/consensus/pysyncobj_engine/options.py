@@ -106,7 +106,3 @@ class PysyncobjOptions:
                 raise EngineStartError(
                     f"replica id {replica_id!r} must be 1 to 200 printable characters without spaces"
                 )
-        if self.settings.batch_bytes <= self.limits.command_bytes:
-            raise EngineStartError(
-                f"batch_bytes={self.settings.batch_bytes} must exceed command_bytes={self.limits.command_bytes}"
-            )
