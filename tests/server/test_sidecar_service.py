@@ -11,8 +11,11 @@ import grpc.aio
 import pytest
 from aiohttp import ClientSession
 
+from callboard.core.commands import CommitBatch, CreateNamespace
+from callboard.core.records import HostRecord, Policy
 from callboard.protos.generated import placement_pb2
 from callboard.server.replica import Replica
+from tests.server.deaf_client import connect_and_fall_silent
 from tests.server.support import DEADLINE_S, METHOD, HandSidecar, memory_settings, report_of, serving, sidecar, until
 
 
@@ -270,3 +273,28 @@ async def _throw(port: int, payload: bytes) -> None:
         pass  # being thrown out is a fine answer
     finally:
         writer.close()
+
+
+async def test_a_stream_that_does_not_read_is_cut_when_others_wait_for_the_window() -> None:
+    """SlowHostIsolation in bytes: a full window does not hold the others up until the round timeout."""
+    types = tuple(f"{number:0100}" for number in range(250))
+    hosts = tuple(HostRecord(f"10.1.0.{number}:50002", "shop", types) for number in range(64))
+    settings = memory_settings(window_bytes=1, write_stall_ms=300, round_timeout_ms=60_000)
+    async with serving(settings) as replica:
+        assert replica.office is not None
+        await replica.office.propose(CreateNamespace("default", Policy.BARRIER))
+        for host in hosts:
+            await replica.office.propose(CommitBatch(replica.office.epoch, "default", (host,)))
+        replica.renew_office("the members above count as known")
+        office = await replica.wait_in_office()
+        deaf = await asyncio.to_thread(
+            connect_and_fall_silent, replica.grpc_port, report_of("10.0.0.1:50002").SerializeToString()
+        )
+        try:
+            await until(lambda: office.window.in_flight_bytes > 500_000, "the write to the deaf stream is stuck")
+            other = report_of("10.0.0.2:50002")
+            async with sidecar(replica.grpc_port, other) as reader:
+                await reader.complete_round(other)
+                assert office.runners["default"].connected_names() == {"10.0.0.2:50002"}
+        finally:
+            deaf.close()

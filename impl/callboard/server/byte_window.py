@@ -19,6 +19,11 @@ class ByteWindow:
         self.in_flight_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def contended(self) -> bool:
+        """Whether writers wait for their turn."""
+        return any(not turn.cancelled() for _, turn in self._waiting)
+
     @asynccontextmanager
     async def reserve(self, size_bytes: int) -> AsyncIterator[None]:
         """Hold `size_bytes` of the window for the time of the block. Safe to cancel."""

@@ -42,6 +42,8 @@ class SidecarSettings:
     streams_max: int = field(default=20_000, validator=ge(1))
     window_bytes: int = field(default=16 * 1024 * 1024, validator=ge(1))
     """Bytes of orders that may be in flight over all streams together."""
+    write_stall_ms: int = field(default=2000, validator=ge(1))
+    """A stream that has not read an order for so long is cut if others wait for the window."""
     message_bytes_max: int = field(default=4 * 1024 * 1024, validator=ge(1024))
     """Largest message that is accepted from a sidecar."""
 

@@ -190,10 +190,20 @@ class SidecarService:
             runner.receive(stream, last_report)
 
     async def _write(self, stream: SidecarStream, runner: NamespaceRunner, office: Office, context: Context) -> Ending:
+        stall_s = self._settings.write_stall_ms / 1000
         while True:
             order = await stream.orders.get()
-            async with office.window.reserve(len(order.payload)):
-                await context.write(order.payload)
+            size = len(order.payload)
+            async with office.window.reserve(size):
+                write = asyncio.ensure_future(context.write(order.payload))
+                try:
+                    while not (await asyncio.wait({write}, timeout=stall_s))[0]:
+                        if office.window.contended:
+                            text = f"{size} bytes were not read within {stall_s:g} s while other streams waited"
+                            return Ending("DEADLINE_EXCEEDED", text)
+                    await write
+                finally:
+                    write.cancel()
             runner.written(stream, order)
 
 
