@@ -201,6 +201,9 @@ class Demo:
         gave_up = self.fleet.total("closed") + self.fleet.total("fail_safe")
         detail = f"{len(broken)} wedged, {gave_up} rounds given up by a sidecar"
         self.check("no sidecar wedged or out of patience", not broken and not gave_up, detail)
+        checks = self.fleet.checks
+        detail = f"BarrierOrder, TableMonotonic, TableAgreement over {checks.orders:,} orders"
+        self.check("every order in order", not checks.violations, "; ".join([detail, *checks.violations[:3]]))
 
     async def join_one_more(self) -> None:
         """The restarted cluster still does its work: one more sidecar, one more version."""

@@ -2,6 +2,7 @@
 
 * `tables`, `naive`: reading tables and computing owners, independent of callboard's own code.
 * `events`, `machine`, `modern`, `heartbeat`: the sidecar as a pure state machine, handle(event, now) -> effects.
+* `checks`: what every sidecar checks of the orders that it gets.
 * `shell`, `fleet`: the same on real gRPC streams, hundreds in one process.
 
 What is not simulated: calls between actors, reminders, mTLS, app health. A paused sidecar keeps its connection

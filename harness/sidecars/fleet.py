@@ -10,6 +10,7 @@ from enum import StrEnum
 from random import Random
 from typing import Self
 
+from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import SidecarSettings, SidecarSpec
 from harness.sidecars.heartbeat import HeartbeatSidecar
 from harness.sidecars.machine import SidecarMachine
@@ -42,6 +43,7 @@ class Fleet:
     def __init__(self, addresses: Sequence[str], *, share_channels: bool = False, seed: int = 0) -> None:
         self.sidecars: list[Sidecar] = []
         self.decoder = OrderDecoder()
+        self.checks = WireChecks()
         self._connector = Connector(addresses, share_channels=share_channels)
         self._random = Random(seed)
         self._changed = asyncio.Event()
@@ -64,7 +66,8 @@ class Fleet:
         settings = settings or SidecarSettings()
         random = Random(self._random.random())
         machine = _MACHINES[generation](spec, len(self._connector.addresses), settings, random)
-        sidecar = Sidecar(machine, self._connector, self.decoder, self._changed.set)
+        self.checks.forget(spec)
+        sidecar = Sidecar(machine, self._connector, self.decoder, self.checks, self._changed.set)
         self.sidecars.append(sidecar)
         sidecar.start()
         return sidecar

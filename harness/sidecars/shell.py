@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from callboard.protos.generated.placement_pb2 import Host, HostOperation
+from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import (
     CancelTimer,
     CloseSend,
@@ -111,7 +112,7 @@ def _is_open_failure(error: grpc.aio.AioRpcError) -> bool:
 class Sidecar:
     """One simulated sidecar on real connections. `machine` holds everything that there is to observe.
 
-    Use it in one event loop. `changed` is called after every event.
+    Use it in one event loop. `checks` see every order, `changed` is called after every event.
     """
 
     def __init__(
@@ -119,11 +120,13 @@ class Sidecar:
         machine: SidecarMachine,
         connector: Connector,
         decoder: Callable[[bytes], Order],
-        changed: Callable[[], None] = lambda: None,
+        checks: WireChecks,
+        changed: Callable[[], None],
     ) -> None:
         self.machine = machine
         self._connector = connector
         self._decoder = decoder
+        self._checks = checks
         self._changed = changed
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -255,7 +258,9 @@ class Sidecar:
                 if not isinstance(message, bytes):
                     return StreamEnded(attempt)
                 self.received_bytes += len(message)
-                self._feed(OrderReceived(attempt, self._decoder(message)))
+                order = self._decoder(message)
+                self._checks.saw(self.machine.spec, attempt, order)
+                self._feed(OrderReceived(attempt, order))
         except BadOrder as error:
             return StreamEnded(attempt, "INTERNAL", str(error))
         except grpc.aio.AioRpcError as error:

@@ -12,6 +12,7 @@ from harness import demo as demo_module
 from harness.demo import Demo
 from harness.processes import Cluster
 from harness.sidecars import Fleet, SidecarSettings, naive_owners
+from harness.sidecars.tables import Order
 
 PATIENT = ("--member-grace-period", "60s", "--disseminate-timeout", "60s")
 """For a machine that is busy with other tests: neither time-out is what these tests are about."""
@@ -44,7 +45,7 @@ async def test_everything_holds_on_a_durable_cluster(tmp_path: Path) -> None:
         demo = demo_of(cluster, fleet)
         await demo.run()
         assert [f"{result.what}: {result.detail}" for result in demo.results if not result.held] == []
-        assert len(demo.results) == 16
+        assert len(demo.results) == 17
 
 
 @pytest.mark.process
@@ -78,3 +79,12 @@ async def test_a_sidecar_that_loses_patience_is_caught(forgetful: Demo) -> None:
     machine.note(0.0, "fail_safe")
     forgetful.check_patience()
     assert broken(forgetful) == {"no sidecar wedged or out of patience"}
+
+
+@pytest.mark.process
+async def test_an_order_out_of_order_is_caught(forgetful: Demo) -> None:
+    """A second unlock, as if a sidecar had received it."""
+    sidecar = forgetful.fleet.sidecars[0]
+    forgetful.fleet.checks.saw(sidecar.machine.spec, sidecar.machine.attempt, Order("unlock", 1))
+    forgetful.check_patience()
+    assert broken(forgetful) == {"every order in order"}
