@@ -125,11 +125,15 @@ class Cluster(abc.ABC):
     async def append(self, command: bytes, among: Sequence[str] | None = None) -> Applied:
         """Propose at whoever leads, until it is acknowledged. Only for commands of which a duplicate does no harm."""
         deadline = time.monotonic() + PATIENCE_S
+        names = [name for name in (among or self.replica_ids) if name in self.engines]
         while time.monotonic() < deadline:
-            try:
-                return await self.engines[await self.leader(among)].propose(command, timeout_ms=TIMEOUT_MS)
-            except (NotApplied, OutcomeUnknown):
-                await asyncio.sleep(0.01)
+            engine = next((self.engines[name] for name in names if self.engines[name].leadership().is_local), None)
+            if engine is not None:
+                try:
+                    return await engine.propose(command, timeout_ms=TIMEOUT_MS)
+                except (NotApplied, OutcomeUnknown):
+                    pass
+            await asyncio.sleep(0.01)
         raise AssertionError("nothing was acknowledged")
 
 

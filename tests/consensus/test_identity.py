@@ -17,7 +17,7 @@ from callboard.consensus.pysyncobj_engine.identity import (
     open_real_directory,
 )
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE, Journal
-from tests.consensus.memory_disk import MemoryDisk
+from tests.consensus.memory_disk import FailingDisk, MemoryDisk
 
 IDS = ("a", "b", "c")
 
@@ -159,6 +159,40 @@ def test_other_formats_are_refused() -> None:
     later = msgspec.structs.replace(fresh("a").identity, version=99)
     with pytest.raises(EngineStartError, match="format 99"):
         identities.decode(identities.encode(later))
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def test_a_crash_at_any_step_of_forming_is_survived() -> None:
+    step = 0
+    while True:
+        disks = {replica: MemoryDisk() for replica in IDS}
+        left = [step]
+
+        def maybe_crash(_operation: str, _name: str, left: list[int] = left) -> int | None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Crash
+            return None
+
+        crashed = False
+        try:
+            first = Directory.open(FailingDisk(disks["a"], maybe_crash), "a", ("b", "c"))
+            for other in ("b", "c"):
+                introduce(first, fresh(other, disks[other]))
+        except Crash:
+            crashed = True
+        group = {replica: fresh(replica, disks[replica]) for replica in IDS}
+        for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+            introduce(group[one], group[other])
+        assert all(introduce(group[one], group[other]) == (True, True) for one, other in (("a", "b"), ("b", "c")))
+        assert Journal.open(disks["a"], group["a"].identity.directory_id).last_index == 1
+        if not crashed:
+            assert step > 10
+            return
+        step += 1
 
 
 def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
