@@ -38,6 +38,10 @@ class Restored:
 class RestorableReplica(Protocol):
     """What a restore needs of the replica."""
 
+    @property
+    def state(self) -> ReplicatedState:
+        """The replicated state as applied here."""
+
     async def wait_in_office(self) -> Office:
         """Return the office as soon as there is one. Cancel-safe."""
 
