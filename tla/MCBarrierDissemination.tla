@@ -21,6 +21,7 @@ Total(S) == IF S = {} THEN 0
 MCConnect(h) == Len(net[h]) < MaxStreams /\ Total(Hosts) < MaxTotal /\ B!Connect(h)
 MCStartRound == version < MaxVersion /\ B!StartRound
 MCNoCrash(h) == FALSE
+MCNoTimeout  == FALSE
 MCNewLeader  == epoch < MaxEpoch /\ B!NewLeader
 
 -----------------------------------------------------------------------------

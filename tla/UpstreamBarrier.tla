@@ -43,7 +43,7 @@ VARIABLES
   lastLock,         \* version of the last lock sent on the host's stream
   \* @owner: host
   session,          \* the stream that the host uses, 0 = none
-  locks,            \* 0 = admits calls (a flag, or a count of locks)
+  locks,            \* 0 = admits calls if it has a table (a flag, or a count of locks)
   installed,        \* version of its table, 0 = none
   table,            \* the table itself
   active,           \* every actor that it may be running (an upper bound)
@@ -75,7 +75,7 @@ Owned(h, t)     == {k \in Keys : t # {} /\ Owner(t, k) = h}
 Init ==
     /\ members = {} /\ version = 0 /\ phase = "idle" /\ acked = {} /\ epoch = 1
     /\ stream = [h \in Hosts |-> 0] /\ lastLock = [h \in Hosts |-> 0]
-    /\ session = [h \in Hosts |-> 0] /\ locks = [h \in Hosts |-> 1]
+    /\ session = [h \in Hosts |-> 0] /\ locks = [h \in Hosts |-> IF Counting THEN 0 ELSE 1]
     /\ installed = [h \in Hosts |-> 0] /\ table = [h \in Hosts |-> {}]
     /\ active = [h \in Hosts |-> {}]
     /\ net = [h \in Hosts |-> <<>>]
@@ -274,9 +274,10 @@ TypeOK ==
 
 \* Between hosts whose streams both ends hold, under one leader, the barrier does its work.
 Linked(h) == session[h] # 0 /\ session[h] = stream[h]
+Admits(h) == locks[h] = 0 /\ installed[h] # 0
 ConnectedAgreement ==
     \A g, h \in Hosts :
-       (Linked(g) /\ Linked(h) /\ locks[g] = 0 /\ locks[h] = 0) => installed[g] = installed[h]
+       (Linked(g) /\ Linked(h) /\ Admits(g) /\ Admits(h)) => installed[g] = installed[h]
 ConnectedSingleActivation ==
     \A g, h \in Hosts : (g # h /\ Linked(g) /\ Linked(h)) => active[g] \cap active[h] = {}
 
