@@ -211,6 +211,7 @@ class Node:
                     await asyncio.sleep(PAUSE_S)
                 else:
                     self._acknowledge(mine)
+                    await asyncio.sleep(0)  # an engine that never waits would keep everything else from running
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
         return {}

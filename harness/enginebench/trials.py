@@ -65,7 +65,7 @@ async def _trial(engine: str, number: int, choice: random.Random) -> Trial:
             await group.start()
             await group.commit("after")
             recovery_s = time.perf_counter() - began
-            lost = await _lost(group, acknowledged)
+            lost = await lost_commands(group, acknowledged)
         except Exception as error:  # noqa: BLE001 - a trial that does not recover is a result, not the end of the run
             return Trial(
                 number, len(acknowledged), -1, delay_s * 1000, compacting, 0.0, f"{type(error).__name__}: {error}"
@@ -97,8 +97,12 @@ def _snapshot_files(group: Group, node: NodeProcess) -> dict[str, int]:
     return files
 
 
-async def _lost(group: Group, acknowledged: set[int]) -> int:
-    """The largest number of acknowledged commands that a replica lacks, once it has caught up."""
+async def lost_commands(group: Group, acknowledged: set[int]) -> int:
+    """How many acknowledged commands the group lacks. If none: waits until every replica has all of them.
+
+    Raises:
+        TimeoutError: a replica does not catch up.
+    """
     leader = await group.leader()
     state = await leader.ask("state", prefix="t")
     lost = len(acknowledged - set(state["items"]))

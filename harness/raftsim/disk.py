@@ -220,7 +220,7 @@ class SimDisk:
         return bytes(content[offset:] if size is None else content[offset : offset + size])
 
     def write(self, path: str, offset: int, data: bytes) -> None:
-        """Write at an offset, growing the file where needed. Raises FileNotFoundError, and OSError when told to fail."""
+        """Write at an offset, growing the file where needed. Raises FileNotFoundError; OSError when told to fail."""
         file = self._file(path)
         if self.fail_next_write:
             self.fail_next_write = False

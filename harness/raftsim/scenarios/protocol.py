@@ -294,8 +294,8 @@ def disturbance(stage: Stage) -> str | None:
 
 
 def forgotten_callbacks(stage: Stage) -> str | None:
-    """V11. Commands proposed at a follower commit while it is cut off, and a snapshot brings it past them. The proposers
-    must be told something: here, or (where followers refuse proposals) at once.
+    """V11. Commands proposed at a follower commit while it is cut off, and a snapshot brings it past them. The
+    proposers must be told something: then, or (where followers refuse proposals) at once.
     """
     world = stage.world(chunk_bytes=1 << 16, leader="B")
     waiting = [world.propose("A") for _ in range(5)]
