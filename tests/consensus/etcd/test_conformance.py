@@ -20,7 +20,7 @@ class TestOneMember(EngineConformance):
     @pytest.fixture
     async def cluster(self, etcd1: EtcdCluster, tmp_path: Path) -> AsyncIterator[Cluster]:
         """A started cluster."""
-        async with EtcdReplicas(["a"], etcd1, tmp_path) as cluster:
+        async with EtcdReplicas(["a"], etcd1, tmp_path, lease_ttl_s=2) as cluster:
             yield cluster
 
 
@@ -30,5 +30,5 @@ class TestThreeMembers(EngineConformance):
     @pytest.fixture
     async def cluster(self, etcd3: EtcdCluster, tmp_path: Path) -> AsyncIterator[Cluster]:
         """A started cluster."""
-        async with EtcdReplicas(["a", "b", "c"], etcd3, tmp_path) as cluster:
+        async with EtcdReplicas(["a", "b", "c"], etcd3, tmp_path, lease_ttl_s=2) as cluster:
             yield cluster

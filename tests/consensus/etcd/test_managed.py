@@ -211,3 +211,16 @@ async def test_a_missing_program_and_a_used_port_are_named(
 def test_a_replica_must_be_among_its_peers(alone: ManagedReplicas) -> None:
     with pytest.raises(ValueError, match="etcd peers a must name b once"):
         alone.build("b", ListMachine())
+
+
+async def test_the_log_of_etcd_stays_within_bounds(tmp_path: Path, ports: PortLease) -> None:
+    cluster = ManagedReplicas(tmp_path, ports.ports[:2], log_bytes_max=64 * 1024)
+    child = cluster.etcd_child("a")
+    (tmp_path / "a").mkdir()
+    log = tmp_path / "a" / "etcd.log"
+    log.write_bytes(b"x" * 70_000)
+    child._trim_log()
+    assert log.stat().st_size == 0
+    assert (tmp_path / "a" / "etcd.log.1").stat().st_size == 70_000
+    log.unlink()
+    child._trim_log()  # somebody took it away: no reason to stop

@@ -356,7 +356,8 @@ class EtcdClient:
         while (remaining_s := deadline - clock()) > 0:
             endpoint, token = self._endpoint(), self._token
             floor = self._revision_seen if linearizable else 0
-            timeout_s = min(remaining_s, self._attempt_timeout_s)
+            # Large reads and writes, which have more time as a whole, need more for each attempt too.
+            timeout_s = min(remaining_s, max(self._attempt_timeout_s, timeout_ms / 4000))
             try:
                 if self._user is not None and token is None:
                     await self._log_in(None, endpoint, remaining_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import msgspec
 from attrs import frozen
 
 from callboard.consensus.interface import EngineStartError
+
+logger = logging.getLogger(__name__)
 
 ENGINE = "etcd"
 IDENTITY_FILE = "identity.json"
@@ -125,5 +128,5 @@ class ReplicaDirectory:
         """Remember the lease, to end it at the next start. Losing it costs no more than waiting for its end."""
         try:
             self._lease_file.write_text(str(lease_id))
-        except OSError:
-            self._lease_file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self._lease_file, error)

@@ -79,6 +79,7 @@ class Election:
         self._viewed = asyncio.Event()
         self._wake = asyncio.Event()
         self._valid_until = float("-inf")
+        self._fresh_until = float("-inf")
         self.lease_id = 0
 
     @property
@@ -87,9 +88,15 @@ class Election:
         return self._clock() < self._valid_until
 
     @property
-    def contact_left_s(self) -> float:
-        """Seconds until `in_contact` ends if no renewal is answered."""
-        return max(0.0, self._valid_until - self._clock())
+    def is_fresh(self) -> bool:
+        """Whether etcd told us within the last lease who leads."""
+        return self._clock() < self._fresh_until
+
+    @property
+    def change_due_s(self) -> float | None:
+        """Seconds until `in_contact` or else `is_fresh` ends if etcd answers nothing more; None if both have ended."""
+        ends = self._valid_until if self.in_contact else self._fresh_until
+        return ends - self._clock() if self.in_contact or self.is_fresh else None
 
     def leader(self) -> tuple[str, int] | None:
         """Replica id and term of the oldest candidate, as last heard."""
@@ -217,6 +224,7 @@ class Election:
 
     def hear(self, answer: etcd_rpc_pb2.TxnResponse) -> None:
         """Take over an answer to "all candidates, and the head"."""
+        self._fresh_until = self._clock() + self._ttl_s
         candidates, head = (response.response_range.kvs for response in answer.responses)
         self.see(list(candidates), answer.header.revision)
         if head:

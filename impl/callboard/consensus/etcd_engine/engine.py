@@ -274,11 +274,13 @@ class EtcdEngine:
             self._office_task = self._spawn("taking office", self._take_office(elected))
         if self._timer is not None:
             self._timer.cancel()
-        if self._election.in_contact:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._election.contact_left_s + 0.01, self._refresh)
+        due_s = self._election.change_due_s
+        if due_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(due_s + 0.01, self._refresh)
         term = max(self._feed.current.term, leader[1] if leader else 0)
-        known = leader[0] if leader is not None and self._election.in_contact and leader[1] == term else None
+        known = leader[0] if leader is not None and self._election.is_fresh and leader[1] == term else None
+        if known == self._replica_id and elected is None:
+            known = None  # our own leadership has run out, and who follows is not known yet
         self._feed.publish(Leadership(leader=known, term=term, is_local=self._office_term is not None))
 
     async def _take_office(self, term: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from callboard.consensus.etcd_engine.client import EtcdClient, compare_create, put
+from callboard.consensus.etcd_engine.client import EtcdClient, compare_create, put, read
 from callboard.consensus.etcd_engine.directory import ENGINE, DirectoryIdentity, ReplicaDirectory
 from callboard.consensus.etcd_engine.layout import FORMAT, Head, Identity, Keys, decode, encode, end_of
 from callboard.consensus.interface import EngineStartError
@@ -73,12 +73,16 @@ async def found_cluster(client: EtcdClient, keys: Keys, cluster_id: str, *, time
         EngineStartError: there are keys under the prefix that do not belong to a cluster.
         EtcdError: as told there.
     """
-    strangers = await client.range(keys.everything, end_of(keys.everything), limit=1, timeout_ms=timeout_ms)
-    if strangers.kvs and strangers.kvs[0].key not in (keys.head, keys.identity):
-        name = strangers.kvs[0].key.decode(errors="replace")
+    everything = read(keys.everything, end_of(keys.everything), limit=1)
+    seen = await client.txn([compare_create(keys.identity, 0)], [everything], timeout_ms=timeout_ms)
+    if not seen.succeeded:
+        return
+    strangers = seen.responses[0].response_range.kvs
+    if strangers:
+        name = strangers[0].key.decode(errors="replace")
         raise EngineStartError(f"etcd prefix {keys.prefix} holds {name}, but no cluster id: choose an unused prefix")
     await client.txn(
-        [compare_create(keys.identity, 0), compare_create(keys.head, 0)],
+        [compare_create(keys.identity, 0)],
         [
             put(keys.identity, encode(Identity(format=FORMAT, cluster_id=cluster_id))),
             put(keys.head, encode(Head(index=0, token=b""))),

@@ -204,14 +204,16 @@ class EtcdChild:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        process.send_signal(signal.SIGTERM)
         try:
+            process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(TERMINATE_PATIENCE_S):
                 await process.wait()
         except TimeoutError:
             logger.warning("etcd does not end, killing it")
             process.kill()
             await process.wait()
+        except ProcessLookupError:
+            logger.info("etcd had ended already")
 
     def _peer_url(self, peer: ManagedPeer) -> str:
         scheme = "http" if self._options.tls is None else "https"
@@ -239,11 +241,17 @@ class EtcdChild:
         try:
             while not ended.done():
                 await asyncio.wait([ended], timeout=LOG_CHECK_S)
-                if self._log_file.stat().st_size > self._managed.log_bytes_max:
-                    shutil.copyfile(self._log_file, self._log_file.with_suffix(".log.1"))
-                    os.truncate(self._log_file, 0)
+                self._trim_log()
         finally:
             ended.cancel()
+
+    def _trim_log(self) -> None:
+        try:
+            if self._log_file.stat().st_size > self._managed.log_bytes_max:
+                shutil.copyfile(self._log_file, self._log_file.with_suffix(".log.1"))
+                os.truncate(self._log_file, 0)  # etcd appends, so it goes on at the new end
+        except OSError as error:
+            logger.warning("etcd's log cannot be trimmed: %s", error)
 
     def _last_log_line(self) -> str:
         try:
