@@ -30,7 +30,8 @@ _POWER = {"any": None, "kill": False, "power": True}
     type=click.Choice(list(_POWER)),
     default="any",
     show_default=True,
-    help="kill: crashes keep what was written; power: they lose what was not synced; any: each seed draws it.",
+    help="kill: crashes keep what was written; power: they lose what was not synced, and disks report errors; "
+    "any: each seed draws it.",
 )
 @click.option("--stop-after", default=1, show_default=True, help="Stop after so many failing seeds; 0: never.")
 @click.option("--trace", is_flag=True, help="Shorten the first failing schedule and print its events.")

@@ -245,6 +245,8 @@ class Checkers:
 
     def observe(self, replica: str, view: View) -> None:
         """Look at a replica after a step."""
+        if not view.log:
+            raise Violation("LogMatching", f"the log of {replica} has become empty")
         before = self.views.get(replica)
         self.views[replica] = view
         self.election.observe(replica, view)

@@ -187,7 +187,7 @@ class _Player:
             self.world.crash_after_writes(name, writes, power_lost=self.schedule.power)
 
     def _fail_disk(self, one: int, write: int) -> None:
-        if (name := self._name(one)) is not None:
+        if self.schedule.power and (name := self._name(one)) is not None:
             self.world.fail_disk(name, write=bool(write))
 
     def _restart(self, one: int) -> None:

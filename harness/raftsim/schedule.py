@@ -51,7 +51,8 @@ class Schedule:
     size: int
     settings: Settings
     power: bool
-    """Whether crashes of this schedule take the power (unsynced bytes) away, or only the process."""
+    """Whether crashes of this schedule take the power (unsynced bytes) away, and disks report errors; without it,
+    crashes end only the process, and disks work."""
     events: tuple[Event, ...]
 
 

@@ -66,6 +66,10 @@ def _gap(checkers: Checkers) -> None:
     checkers.observe("A", _view(1, [*_log(0), (b"5/1", 5, 1)]))
 
 
+def _nothing_left(checkers: Checkers) -> None:
+    checkers.observe("A", _view(1, []))
+
+
 def _leader_lacks_committed(checkers: Checkers) -> None:
     checkers.observe("A", _view(1, _log(0, 1, 1), 3, leads=True))
     checkers.observe("B", _view(2, _log(0, 1), leads=True))
@@ -166,6 +170,7 @@ def _lost(checkers: Checkers) -> None:
         ("LogMatching", _other_command),
         ("LogMatching", _other_prefix),
         ("LogMatching", _gap),
+        ("LogMatching", _nothing_left),
         ("LeaderCompleteness", _leader_lacks_committed),
         ("StateMachineSafety", _other_entry_committed),
         ("StateMachineSafety", _apply_another),
