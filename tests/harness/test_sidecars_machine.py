@@ -302,6 +302,26 @@ class TestHeartbeat:
             assert is_locked(machine)
             assert machine.wedged
 
+    def test_stream_lost_in_a_round_costs_the_table_until_a_push_after_the_fail_safe(self) -> None:
+        """What a server should know: the push on reconnecting does not help, one more than 15 s later does."""
+        machine = heartbeat()
+        give(machine, "lock", 5, now=1.0)
+        machine.handle(StreamEnded(1, "UNAVAILABLE"), 1.5)
+        machine.handle(StreamOpened(2), 2.5)
+        give(machine, "lock", 5, now=2.5)
+        give(machine, "update", 5, MINE)
+        give(machine, "unlock", 5)
+        assert is_locked(machine)
+        for number in (1, 2):
+            machine.handle(TimerFired(f"fail-safe {number}"), 15.0 + number)
+        assert not is_locked(machine)
+        assert machine.digest == NO_TABLES.digest
+        give(machine, "lock", 5, now=20.0)
+        give(machine, "update", 5, MINE)
+        give(machine, "unlock", 5)
+        assert not is_locked(machine)
+        assert machine.owner("cat", "tom") == "a:1"
+
     def test_ordinary_rounds_never_wedge(self) -> None:
         machine = heartbeat()
         for version in range(1, 20):
