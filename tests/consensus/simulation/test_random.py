@@ -15,8 +15,8 @@ from harness.raftsim.mutants import MUTANTS, mutant_kind
 from harness.raftsim.runner import EngineKind, Failure, run_many, run_schedule, shorten
 from harness.raftsim.schedule import generate
 
-SCHEDULES = 800
-BLOCKS = 4
+SCHEDULES = 1600
+BLOCKS = 8
 LIBRARY_IS_CAUGHT_WITHIN = 60
 """Schedules that the unguarded library may survive, with crashes that lose nothing that was written."""
 MUTANTS_ARE_CAUGHT_WITHIN = 250
