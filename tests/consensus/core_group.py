@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from callboard.consensus.interface import Applied, BarrierFailed, EngineLimits, ProposalError
 from callboard.consensus.pysyncobj_engine import codec
-from callboard.consensus.pysyncobj_engine.core import Core
+from callboard.consensus.pysyncobj_engine.core import Core, Joining
 from callboard.consensus.pysyncobj_engine.disk import Disk
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE, Journal
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
@@ -38,11 +38,13 @@ class CoreGroup:
         self.cores: dict[str, Core] = {}
         self.queues: dict[tuple[str, str], deque[bytes]] = {}
         self.cut: set[frozenset[str]] = set()
+        self.leaders: dict[int, set[str]] = {}
+        """Term -> who led in it."""
         self.sent: list[tuple[str, str, codec.Message]] = []
         for replica in self.ids:
             self.start(replica)
 
-    def start(self, replica: str) -> Core:
+    def start(self, replica: str, joining: Joining | None = None) -> Core:
         """Start on the files that are there."""
         disk = self.disks[replica]
         if JOURNAL_FILE not in disk.files:
@@ -59,6 +61,7 @@ class CoreGroup:
             directory_id=replica,
             settings=self.settings,
             limits=self.limits,
+            joining=joining,
         )
         self.machines[replica], self.cores[replica] = machine, core
         for other in self.ids:
@@ -101,6 +104,9 @@ class CoreGroup:
                         self.cores[receiver].receive(sender, payload)
                 if receiver in self.cores and self.cores[receiver].failed is None:
                     self.cores[receiver].flush()
+            for name, core in self.cores.items():
+                if core.leadership.is_local:
+                    self.leaders.setdefault(core.leadership.term, set()).add(name)
 
     def leader(self) -> str:
         """Step until exactly one replica leads, and everyone who runs knows."""

@@ -10,13 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from callboard.consensus.interface import EngineStartError
+from callboard.consensus.interface import Applied, EngineStartError, ProposalError
 from callboard.consensus.pysyncobj_engine import codec, replace
 from callboard.consensus.pysyncobj_engine.core import Core, Joining
 from callboard.consensus.pysyncobj_engine.identity import IDENTITY_FILE
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE, Journal
+from callboard.consensus.pysyncobj_engine.options import CoreSettings
 from callboard.consensus.pysyncobj_engine.replace import ReplaceError
 from tests.consensus.conformance import eventually, retry_barrier, settled
+from tests.consensus.core_group import CoreGroup
 from tests.consensus.machine import ListMachine
 from tests.consensus.memory_disk import MemoryDisk
 from tests.consensus.pysyncobj_cluster import PysyncobjCluster
@@ -219,6 +221,91 @@ def test_it_waits_for_what_the_survivor_knew_to_be_committed() -> None:
     joiner.hear(codec.Append(1, 7, 2, 1, 0, [(b"\x01", 2, 7)]))
     joiner.hear(codec.Append(2, 7, 2, 2, 7, []))
     assert not joiner.is_member()
+
+
+def replace_in_group(group: CoreGroup, lost: str, *, votes_at_once: bool = False) -> None:
+    """The procedure: the survivors stop, accept and start again; the successor starts empty."""
+    survivors = [name for name in group.cores if name != lost]
+    floor = max(group.cores[name].commit_index for name in survivors)
+    for name in [*group.cores]:
+        group.kill(name)
+    group.disks[lost] = MemoryDisk()
+    for name in survivors:
+        group.start(name)
+    group.start(lost, None if votes_at_once else Joining(floor, lambda: None))
+
+
+def committed_without(group: CoreGroup, absent: str) -> bytes:
+    """One command that is acknowledged while `absent` is away."""
+    group.kill(absent)
+    leader = group.leader()
+    outcome = group.propose(leader, b"acknowledged")
+    group.step(20)
+    assert isinstance(outcome[0], Applied)
+    return b"acknowledged"
+
+
+@pytest.mark.parametrize("votes_at_once", [False, True])
+def test_the_entry_that_only_the_lost_and_one_survivor_had(votes_at_once: bool) -> None:
+    """A successor that voted at once would elect the survivor that was away, and the entry would be gone."""
+    group = CoreGroup()
+    leader = group.leader()
+    lost, away = (name for name in group.ids if name != leader)
+    command = committed_without(group, away)
+    group.kill(leader)
+    group.kill(lost)
+    group.start(away)
+    group.start(leader)
+    group.kill(leader)  # the only survivor that has the entry is down while the successor starts
+    replace_in_group(group, lost, votes_at_once=votes_at_once)
+    group.step(1000)
+    elected = [name for name, core in group.cores.items() if core.leadership.is_local]
+    if votes_at_once:
+        assert elected, "without the rule a leader is elected that lacks the entry"
+        assert command not in group.machines[elected[0]].commands
+        return
+    assert elected == []
+    group.start(leader)
+    group.leader()
+    group.step(200)
+    assert all(machine.commands == [command] for machine in group.machines.values())
+    assert not any(core.joining for core in group.cores.values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_replacing_at_random_moments_loses_nothing(seed: int) -> None:
+    generator = random.Random(seed)
+    group = CoreGroup(settings=CoreSettings(snapshot_entries=15, keep_entries=2))
+    outcomes: dict[bytes, list[Applied | ProposalError]] = {}
+
+    def disturb(steps: int) -> None:
+        for _ in range(steps):
+            command = b"%d" % len(outcomes)
+            outcomes[command] = group.propose(generator.choice(list(group.cores)), command)
+            one, other = generator.sample(group.ids, 2)
+            if frozenset((one, other)) in group.cut:
+                group.join(one, other)
+            elif generator.random() < 0.1:
+                group.split(one, other)
+            group.step(generator.randrange(1, 30))
+
+    for _ in range(2):
+        disturb(60)
+        replace_in_group(group, generator.choice(group.ids))
+        disturb(40)
+        for one in group.ids:
+            for other in group.ids:
+                if one < other:
+                    group.join(one, other)
+        group.leader()
+        group.step(100)
+        assert not any(core.joining for core in group.cores.values())
+    commands = group.machines["a"].commands
+    assert all(machine.entries == group.machines["a"].entries for machine in group.machines.values())
+    acknowledged = [command for command, ends in outcomes.items() if ends and isinstance(ends[0], Applied)]
+    assert len(acknowledged) > 20
+    assert all(commands.count(command) == 1 for command in acknowledged)
+    assert all(len(names) == 1 for names in group.leaders.values())
 
 
 def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
