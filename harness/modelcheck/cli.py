@@ -18,6 +18,7 @@ from harness.modelcheck.lint import lint_suite
 from harness.modelcheck.manifest import TIERS, Diagram, Suite, load_suite
 from harness.modelcheck.plan import canary_task, plan
 from harness.modelcheck.progress import ProgressView
+from harness.modelcheck.record import write_results
 from harness.modelcheck.report import as_json, as_markdown, print_table
 from harness.modelcheck.tools import Tools, find_tools
 
@@ -32,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @click.option("--jobs", type=click.IntRange(min=1), help="Cores to use.  [default: all that this process may use]")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True)
 @click.option("--update-counts", "update", is_flag=True, help="Write the found state counts into the manifest.")
+@click.option("--record", "recording", is_flag=True, help="Write the table into README.md of the specification.")
 @click.option("--timeout-factor", type=float, default=1.0, show_default=True, help="For slow machines.")
 @click.option("--spec", type=click.Path(path_type=Path, file_okay=False), default=REPOSITORY / "tla", help="Folder.")
 @click.option("--explain", metavar="NAME", help="Run one config or mutant and print its counterexample.")
@@ -45,6 +47,7 @@ def main(
     jobs: int | None,
     output: str,
     update: bool,
+    recording: bool,
     timeout_factor: float,
     spec: Path,
     explain: str | None,
@@ -75,6 +78,8 @@ def main(
         click.echo("interrupted", err=True)
         sys.exit(130)
     show(outcomes, output, tools, console)
+    if recording:
+        write_results(spec / "README.md", tier, as_markdown(outcomes))
     if update:
         for line in update_counts(suite, outcomes):
             console.print(f"updated {line}", markup=False)

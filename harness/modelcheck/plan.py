@@ -77,7 +77,7 @@ def canary_task(suite: Suite) -> Task:
             raise ModelCheckError(f"the canary {path} is missing")
     cfg = read_cfg(suite.folder / f"{CANARY}.cfg")
     expected = cfg.invariants[0]
-    job = Job(CANARY, suite.folder, CANARY, cfg.render(), coverage=True, heap_mb=512, timeout_s=120)
+    job = Job(CANARY, suite.folder, CANARY, cfg.render(), coverage=True, short=True, heap_mb=512, timeout_s=120)
     return Task(
         category="canary",
         module=CANARY,
@@ -121,6 +121,7 @@ def _job(suite: Suite, config: Config, cfg: Cfg, timeout_factor: float) -> Job:
         deadlock=config.deadlock,
         coverage=config.coverage,
         simulate=config.simulate,
+        short=config.tier == "quick",
         heap_mb=config.heap_mb or _HEAP_MB[config.tier],
         timeout_s=(config.timeout_s or _TIMEOUT_S[config.tier]) * timeout_factor,
     )
@@ -173,6 +174,7 @@ def mutant_task(suite: Suite, mutant: Mutant, timeout_factor: float = 1.0) -> Ta
         label=f"{mutant.module}.mutant.{mutant.name}",
         overlay={file_name: changed},
         coverage=False,
+        short=mutant.tier == "quick",
         heap_mb=heap_mb,
         timeout_s=timeout_s,
     )

@@ -35,6 +35,7 @@ class Job:
     coverage: bool = False
     simulate: Simulation | None = None
     overlay: Mapping[str, str] = attrs.field(factory=dict)
+    short: bool = False  # takes seconds: the JVM's optimising compiler would cost more than it gains
     heap_mb: int = 3072
     timeout_s: float = 600.0
 
@@ -106,6 +107,7 @@ def _prepare(job: Job, tools: Tools, folder: Path) -> list[str]:
     return [
         str(tools.java),
         "-XX:+UseSerialGC",
+        *(["-XX:TieredStopAtLevel=1"] if job.short else []),
         f"-Xmx{job.heap_mb}m",
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         "-cp",

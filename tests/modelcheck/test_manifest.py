@@ -11,6 +11,7 @@ from harness.modelcheck.counts import update_counts
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.manifest import load_suite
 from harness.modelcheck.plan import plan
+from harness.modelcheck.record import write_results
 
 SPECS = Path(__file__).parent / "specs"
 
@@ -96,3 +97,13 @@ def test_the_projects_own_manifests_and_mutants_apply() -> None:
     suite = load_suite(Path(__file__).parents[2] / "tla")
     tasks = plan(suite, tiers=frozenset({"quick", "full", "simulation"}), only=None)
     assert len(tasks) >= len(suite.configs) + len(suite.mutants)
+
+
+def test_results_are_recorded_between_their_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- results quick -->\nold\n<!-- end -->\nb\n<!-- results all -->\nkept\n<!-- end -->\n")
+    write_results(readme, "quick", "| new |")
+    text = readme.read_text(encoding="utf-8")
+    assert text == "a\n<!-- results quick -->\n\n| new |\n\n<!-- end -->\nb\n<!-- results all -->\nkept\n<!-- end -->\n"
+    with pytest.raises(ModelCheckError, match="has no <!-- results full -->"):
+        write_results(readme, "full", "")
