@@ -35,6 +35,15 @@ class TlsCluster(PysyncobjCluster):
         return evolve(super().options(replica_id), tls=TlsFiles(*self.authority.write(folder, replica_id)))
 
 
+class NarrowCluster(PysyncobjCluster):
+    """Little may wait on a link."""
+
+    def options(self, replica_id: str) -> PysyncobjOptions:
+        """64 KiB, and two batches above it at the worst."""
+        settings = evolve(self.settings, batch_bytes=16 * 1024)
+        return evolve(super().options(replica_id), link_buffer_bytes=64 * 1024, silence_ms=30_000, settings=settings)
+
+
 class FragileCluster(PysyncobjCluster):
     """Replicas in `broken` cannot sync their journal."""
 
@@ -115,6 +124,26 @@ async def test_a_failing_disk_stops_the_engine_and_is_reported(tmp_path: Path) -
         commands = await settled(cluster)
         assert (commands[0], commands[-1]) == (b"before", b"without it")
         assert commands.count(b"lost") <= 1
+    finally:
+        await cluster.close()
+
+
+async def test_a_follower_that_reads_nothing_costs_a_bounded_buffer_and_catches_up(tmp_path: Path) -> None:
+    cluster = NarrowCluster(tmp_path, ["r1", "r2", "r3"])
+    await cluster.open()
+    try:
+        await cluster.start_all()
+        leader = await cluster.leader()
+        slow = next(name for name in cluster.replica_ids if name != leader)
+        await cluster.isolate(slow)
+        links = cluster.engine(leader)._links
+        assert links is not None
+        for number in range(200):
+            await cluster.append(b"%d" % number + b"x" * 4000, [name for name in cluster.replica_ids if name != slow])
+            link = links._links.get(slow)
+            assert link is None or link.writer.transport.get_write_buffer_size() < 300_000
+        await cluster.heal()
+        assert len(set(await settled(cluster))) == 200
     finally:
         await cluster.close()
 
