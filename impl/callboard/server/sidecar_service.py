@@ -21,6 +21,7 @@ from callboard.core.sidecar_protocol import (
     report_of,
 )
 from callboard.protos.generated import placement_pb2
+from callboard.server.byte_window import ByteWindow
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.office import NamespaceRefusedError, Office
 from callboard.server.settings import SidecarSettings
@@ -190,21 +191,41 @@ class SidecarService:
             runner.receive(stream, last_report)
 
     async def _write(self, stream: SidecarStream, runner: NamespaceRunner, office: Office, context: Context) -> Ending:
-        stall_s = self._settings.write_stall_ms / 1000
         while True:
             order = await stream.orders.get()
             size = len(order.payload)
             async with office.window.reserve(size):
-                write = asyncio.ensure_future(context.write(order.payload))
+                watch = StallWatch(stream, office.window, size, self._settings.write_stall_ms / 1000)
                 try:
-                    while not (await asyncio.wait({write}, timeout=stall_s))[0]:
-                        if office.window.contended:
-                            text = f"{size} bytes were not read within {stall_s:g} s while other streams waited"
-                            return Ending("DEADLINE_EXCEEDED", text)
-                    await write
+                    await context.write(order.payload)
                 finally:
-                    write.cancel()
+                    watch.stop()
             runner.written(stream, order)
+
+
+class StallWatch:
+    """Ends a stream that does not read an order for `stall_s` while others wait for the window.
+
+    A timer and not a task around the write: there is one for every order of every stream.
+    """
+
+    def __init__(self, stream: SidecarStream, window: ByteWindow, size_bytes: int, stall_s: float) -> None:
+        self._stream = stream
+        self._window = window
+        self._size_bytes = size_bytes
+        self._stall_s = stall_s
+        self._timer = asyncio.get_running_loop().call_later(stall_s, self._look)
+
+    def stop(self) -> None:
+        """The order was written, or the stream is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._window.contended:
+            text = f"{self._size_bytes} bytes were not read within {self._stall_s:g} s while other streams waited"
+            self._stream.end(Ending("DEADLINE_EXCEEDED", text))
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._stall_s, self._look)
 
 
 def _parse(payload: bytes) -> placement_pb2.Host | None:
