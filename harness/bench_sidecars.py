@@ -1,7 +1,8 @@
 """`make bench`: 1,000 simulated sidecars join one cluster; how long until all hold the same table, and at what cost.
 
-Measured twice: each sidecar hosts one of 10 actor types, and each hosts all 10. Every sidecar has its own TCP
-connection and acknowledges every order, as daprd 1.18 does; replicas and sidecars share the processors of this machine.
+Measured twice: each sidecar hosts one of 10 actor types ("1 type of 10 each"), and each hosts all 10. Every sidecar
+has its own TCP connection and acknowledges every order, as daprd 1.18 does; replicas and sidecars share the
+processors of this machine.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "one": Workload("each hosts one of 10 types", lambda number: (ACTOR_TYPES[number % len(ACTOR_TYPES)],)),
-    "all": Workload("each hosts all 10 types", lambda _number: ACTOR_TYPES),
+    "one": Workload("1 type of 10 each", lambda number: (ACTOR_TYPES[number % len(ACTOR_TYPES)],)),
+    "all": Workload("all 10 types each", lambda _number: ACTOR_TYPES),
 }
 
 
