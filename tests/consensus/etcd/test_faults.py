@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from callboard.consensus.etcd_engine import engine as engine_module
 from callboard.consensus.etcd_engine.election import boot_clock
 from callboard.consensus.etcd_engine.layout import Keys
 from callboard.consensus.interface import Applied, BarrierFailed, EngineFailed, NotApplied, NotLeader, OutcomeUnknown
@@ -231,7 +232,10 @@ async def test_a_lost_lease_costs_the_leadership_and_no_command(two: EtcdReplica
     _assert_outcomes(await settled(two), clients.commands, clients.ends)
 
 
-async def test_an_etcd_without_space_refuses_changes_and_serves_reads(tmp_path: Path) -> None:
+async def test_an_etcd_without_space_refuses_changes_and_serves_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "ASK_ETCD_EVERY_S", 0.05)
     quota = "--quota-backend-bytes=1000000"
     with EtcdCluster(tmp_path / "etcd", 1, arguments=(quota,)) as etcd:
         async with EtcdReplicas(["a"], etcd, tmp_path) as cluster:
@@ -247,6 +251,8 @@ async def test_an_etcd_without_space_refuses_changes_and_serves_reads(tmp_path: 
             assert "database space exceeded" in str(ends[-1])
             log = await settled(cluster)
             _assert_outcomes(log, commands, ends)
+            await eventually(lambda: "NOSPACE" in dict(engine.status().details)["etcd alarms"], "the alarm is shown")
+            assert dict(engine.status().details)["etcd version"].startswith("3.")
 
 
 async def test_damaged_entries_stop_the_engine_loudly(two: EtcdReplicas) -> None:

@@ -249,8 +249,11 @@ class Election:
                         self._on_change()
             except HistoryCompacted:
                 self._viewed.clear()  # the next look brings a revision that is not forgotten
-            except (EtcdUnreachable, EtcdRefused) as error:
+            except EtcdUnreachable as error:
                 logger.info("the watch of the election broke, will resume: %s", error)
+            except EtcdRefused as error:
+                logger.warning("etcd refuses the watch of the election, will ask again: %s", error)
+                await asyncio.sleep(self._ttl_s)
             await asyncio.sleep(WATCH_PAUSE_S)
 
     def _see_event(self, event: etcd_kv_pb2.Event) -> None:

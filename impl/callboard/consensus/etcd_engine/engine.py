@@ -39,6 +39,7 @@ CALL_TIMEOUT_MS = 5000
 RETRY_PAUSE_S = 0.2
 FAREWELL_MS = 1000
 SNAPSHOT_PAUSE_S = 1.0
+ASK_ETCD_EVERY_S = 10.0
 COMMAND_BYTES_MAX = 1024 * 1024
 FATAL = (CorruptRecord, WrongEtcd, DuplicateReplica, EngineFailed)
 
@@ -113,6 +114,7 @@ class EtcdEngine:
         self._failure: asyncio.Future[EngineFailed] | None = None
         self._state = "new"
         self._cluster_id = ""
+        self._about_etcd: tuple[tuple[str, str], ...] = ()
 
     @property
     def replica_id(self) -> str:
@@ -151,6 +153,7 @@ class EtcdEngine:
                 ("endpoint", self._client.endpoint),
                 ("in contact with etcd", "yes" if self._election.in_contact else "no"),
                 ("snapshot at", str(self._follower.snapshot_index)),
+                *self._about_etcd,
                 *(self._child.details() if self._child else ()),
             ),
         )
@@ -259,6 +262,7 @@ class EtcdEngine:
         self._spawn("election watch", self._election.watch())
         self._spawn("barriers", self._barriers.run())
         self._spawn("snapshots", self._write_snapshots())
+        self._spawn("figures of etcd", self._ask_etcd())
 
     # Leading
 
@@ -340,6 +344,20 @@ class EtcdEngine:
             except (EtcdUnreachable, EtcdRefused) as error:
                 logger.warning("no snapshot written, will try again: %s", error)
             await asyncio.sleep(SNAPSHOT_PAUSE_S)
+
+    async def _ask_etcd(self) -> None:
+        """What `status` says of etcd itself, for ever; it may be some seconds old."""
+        while True:
+            try:
+                answer = await self._client.status(timeout_ms=CALL_TIMEOUT_MS)
+                self._about_etcd = (
+                    ("etcd version", answer.version),
+                    ("etcd database bytes", f"{answer.dbSize}, in use {answer.dbSizeInUse}"),
+                    ("etcd alarms", ", ".join(answer.errors) or "none"),
+                )
+            except (EtcdUnreachable, EtcdRefused) as error:
+                self._about_etcd = (("etcd version", f"unknown: {error}"),)
+            await asyncio.sleep(ASK_ETCD_EVERY_S)
 
     # Ending
 

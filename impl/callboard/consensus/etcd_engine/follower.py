@@ -20,6 +20,7 @@ PAGE_ENTRIES = 32
 """Log entries per read. With the largest batch (1 MiB) a page stays within the client's message limit."""
 LOAD_TIMEOUT_MS = 10_000
 RESUME_PAUSE_S = 0.2
+REFUSED_PAUSE_S = 2.0
 LAG_PATIENCE_S = 0.3
 """How long a reader waits for the watch to bring an entry that exists, before it reads the log itself."""
 
@@ -119,8 +120,11 @@ class LogFollower:
             except HistoryCompacted as error:
                 logger.info("%s; reading the log instead", error)
                 await self._reload()
-            except (EtcdUnreachable, EtcdRefused) as error:
+            except EtcdUnreachable as error:
                 logger.info("the watch of the log broke, will resume after revision %d: %s", self._revision, error)
+            except EtcdRefused as error:
+                logger.warning("etcd refuses the watch of the log, will ask again: %s", error)
+                await asyncio.sleep(REFUSED_PAUSE_S)
             await asyncio.sleep(RESUME_PAUSE_S)
 
     async def learn_snapshot(self) -> None:

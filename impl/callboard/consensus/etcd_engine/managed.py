@@ -31,7 +31,7 @@ PORT_PATIENCE_S = 5.0
 """How long a port may still be held by the child of our killed predecessor."""
 PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
-TERMINATE_PATIENCE_S = 5.0
+TERMINATE_PATIENCE_S = 3.0
 LOG_CHECK_S = 10.0
 INSTALL_HINT = "install it (Debian, Ubuntu: apt-get install etcd-server) or name its path"
 CALL_TIMEOUT_MS = 10_000
