@@ -429,8 +429,10 @@ InStep(h) == /\ h \in members /\ Linked(h) /\ ~locked[h]
 Convergence == <>[](\A h \in Hosts : up[h] => InStep(h))
 \* A round that a silent host holds up ends all the same.
 RoundsEnd == (phase # "idle") ~> (phase = "idle")
-\* One activation at last, once nobody is cut off any more.
+\* One activation at last; none is missing if no member is dead.
+Running(k) == Cardinality({h \in Hosts : k \in active[h]})
 ExactlyOneAfterHeal ==
-    <>[]((\A h \in Hosts : up[h] => InStep(h))
-           => \A k \in Keys : Cardinality({h \in Hosts : k \in active[h]}) <= 1)
+    <>[](\A k \in Keys :
+            /\ Running(k) <= 1
+            /\ (members # {} /\ \A h \in members : up[h]) => Running(k) = 1)
 =============================================================================

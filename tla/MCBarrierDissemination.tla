@@ -20,8 +20,13 @@ Total(S) == IF S = {} THEN 0
 
 MCConnect(h) == Len(net[h]) < MaxStreams /\ Total(Hosts) < MaxTotal /\ B!Connect(h)
 MCStartRound == version < MaxVersion /\ B!StartRound
-MCNoCrash(h) == FALSE
-MCNoTimeout  == FALSE
+
+\* Faults that a config can do without.
+Off           == FALSE
+MCNoCrash(h)  == Off /\ B!Crash(h)
+MCNoGiveUp(h) == Off /\ B!GiveUp(h)
+MCNoTimeout   == Off /\ B!RoundTimeout
+
 MCNewLeader  == epoch < MaxEpoch /\ B!NewLeader
 
 -----------------------------------------------------------------------------

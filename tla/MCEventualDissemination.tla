@@ -25,7 +25,8 @@ MCNewLeader       == epoch < MaxEpoch /\ E!NewLeader
 MCSendReport(h)   == Room /\ ~Reporting(h) /\ E!SendReport(h)
 MCSendDelta(h)    == Room /\ E!SendDelta(h)
 MCSendSnapshot(h) == Room /\ E!SendSnapshot(h)
-MCCut(h)         == FALSE
+Off              == FALSE
+MCCut(h)         == Off /\ E!Cut(h)
 MCRot(h)          == RotOn /\ E!Rot(h)
 
 -----------------------------------------------------------------------------

@@ -200,20 +200,20 @@ Change(h) ==
     /\ net' = [net EXCEPT ![h][session[h]].up = Append(@, ReportMsg)]
     /\ UNCHANGED <<leader, hostVars, took, epoch>>
 
-Next1(h) == net[h][session[h]].down
+Orders(h) == net[h][session[h]].down
 
 \* @actor: host h
 RecvLock(h) ==
-    /\ session[h] # 0 /\ Next1(h) # <<>> /\ Head(Next1(h)).op = "lock"
+    /\ session[h] # 0 /\ Orders(h) # <<>> /\ Head(Orders(h)).op = "lock"
     /\ locks' = [locks EXCEPT ![h] = IF Counting THEN @ + 1 ELSE 1]
-    /\ net' = [net EXCEPT ![h][session[h]] = Answered(@, "lock", Head(Next1(h)).v)]
-    /\ took' = [took EXCEPT ![h] = <<session[h], "lock", Head(Next1(h)).v>>]
+    /\ net' = [net EXCEPT ![h][session[h]] = Answered(@, "lock", Head(Orders(h)).v)]
+    /\ took' = [took EXCEPT ![h] = <<session[h], "lock", Head(Orders(h)).v>>]
     /\ UNCHANGED <<leader, session, installed, table, active, epoch>>
 
 \* @actor: host h
 RecvUpdate(h) ==
-    /\ session[h] # 0 /\ Next1(h) # <<>> /\ Head(Next1(h)).op = "update"
-    /\ LET m == Head(Next1(h)) IN
+    /\ session[h] # 0 /\ Orders(h) # <<>> /\ Head(Orders(h)).op = "update"
+    /\ LET m == Head(Orders(h)) IN
        /\ installed' = [installed EXCEPT ![h] = m.v]
        /\ table' = [table EXCEPT ![h] = m.t]
        /\ active' = [active EXCEPT ![h] = @ \cap Owned(h, m.t)]
@@ -224,8 +224,8 @@ RecvUpdate(h) ==
 \* Obeyed only after an update of the same version; a host that counts takes one lock off.
 \* @actor: host h
 RecvUnlock(h) ==
-    /\ session[h] # 0 /\ Next1(h) # <<>> /\ Head(Next1(h)).op = "unlock"
-    /\ LET m    == Head(Next1(h))
+    /\ session[h] # 0 /\ Orders(h) # <<>> /\ Head(Orders(h)).op = "unlock"
+    /\ LET m    == Head(Orders(h))
            left == IF Counting /\ locks[h] > 0 THEN locks[h] - 1 ELSE 0 IN
        /\ IF m.v = installed[h]
           THEN /\ locks' = [locks EXCEPT ![h] = left]
