@@ -198,7 +198,7 @@ class Linearizability:
             return
         index = outcome.index
         if proposal.command is None:
-            if index < proposal.floor:
+            if min(index, safety.last[proposal.replica]) < proposal.floor:
                 raise Violation(
                     "Linearizability", f"a barrier at {index} misses what was acknowledged at {proposal.floor}"
                 )

@@ -190,6 +190,13 @@ def _barriers_confirm_nothing() -> list[Patch]:
     return [(Core, "barrier", barrier)]
 
 
+def _waiting_proposals_are_forgotten() -> list[Patch]:
+    def end(self: Any, _error: OutcomeUnknown) -> None:
+        self._pending.clear()
+
+    return [(Core, "_end_pending", end)]
+
+
 def _followers_never_answer() -> list[Patch]:
     original = _Outbox.add
 
@@ -265,6 +272,11 @@ MUTANTS: dict[str, Mutant] = {
     "success_is_reported_early": Mutant("success is reported before the commit", _CLIENT, _success_is_reported_early),
     "unknown_is_reported_as_refused": Mutant(
         "an unknown outcome is reported as refused", _CLIENT, _unknown_is_reported_as_refused
+    ),
+    "waiting_proposals_are_forgotten": Mutant(
+        "proposals that wait when leadership is lost get no outcome",
+        frozenset({"EveryProposalEnds"}),
+        _waiting_proposals_are_forgotten,
     ),
     "barriers_confirm_nothing": Mutant("a barrier does not ask anybody", _CLIENT, _barriers_confirm_nothing),
     "remote_barriers_are_answered_at_once": Mutant(

@@ -86,6 +86,7 @@ class World:
         """Snapshots of leaders taken over by running replicas."""
         self._groups = groups or dict.fromkeys(self.names, self.names)
         self._found: Violation | None = None
+        self._proposed: list[tuple[Pending, str, Replica]] = []
         self._slots = {name: _Slot(name) for name in self.names}
         for name in self.names:
             self._boot(name)
@@ -190,6 +191,7 @@ class World:
             self.commands += 1
             command = b"c%d" % self.commands + PADDING
         pending = Pending(self, self.checkers.clients.begin(name, command), raising)
+        self._proposed.append((pending, name, self.replica(name)))
         self._step(name, lambda: self.replica(name).propose(command, pending))
         return pending
 
@@ -362,8 +364,16 @@ class World:
         else:
             state = {name: (len(self.items(name)), self.replica(name).view().commit_index) for name in self.alive()}
             raise Violation("Convergence", f"not all replicas work {HEALING_ROUNDS} rounds after healing: {state}")
+        self._check_answers()
         for name in self.names:
             check_durability(self.checkers.clients.acknowledged, name, self._machine(name).items)
+
+    def _check_answers(self) -> None:
+        self.rounds(4)
+        for pending, name, replica in self._proposed:
+            if pending.outcome is None and self._slots[name].replica is replica:
+                number = pending.proposal.number
+                raise Violation("EveryProposalEnds", f"proposal {number} at {name} never had an outcome")
 
     def _machine(self, name: str) -> RecordingMachine:
         machine = self._slots[name].machine

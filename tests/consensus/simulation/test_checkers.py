@@ -149,6 +149,12 @@ def _stale_barrier(checkers: Checkers) -> None:
     checkers.clients.end(checkers.clients.begin("B", None), Acknowledged(4), checkers.safety)
 
 
+def _barrier_ahead_of_the_state(checkers: Checkers) -> None:
+    checkers.applied("A", 5, b"x", 0)
+    checkers.clients.end(checkers.clients.begin("A", b"x"), Acknowledged(5), checkers.safety)
+    checkers.clients.end(checkers.clients.begin("B", None), Acknowledged(6), checkers.safety)
+
+
 def _two_outcomes(checkers: Checkers) -> None:
     proposal = checkers.clients.begin("A", b"x")
     checkers.clients.end(proposal, Unknown("?"), checkers.safety)
@@ -186,6 +192,7 @@ def _lost(checkers: Checkers) -> None:
         ("Linearizability", _refused_after_applied),
         ("Linearizability", _order_against_real_time),
         ("Linearizability", _stale_barrier),
+        ("Linearizability", _barrier_ahead_of_the_state),
         ("Linearizability", _two_outcomes),
         ("DurableMembership", _lost),
     ],
