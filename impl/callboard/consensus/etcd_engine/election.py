@@ -186,6 +186,7 @@ class Election:
             except EtcdUnreachable as error:
                 logger.info("the lease is not renewed, will try again: %s", error)
                 pause_s = RETRY_PAUSE_S  # that took its time already
+                blocked_since = None  # while etcd is away no lease ends
             except EtcdRefused as error:
                 logger.warning("etcd refuses to renew the lease: %s", error)
             if blocked_since is not None and self._clock() - blocked_since > DUPLICATE_PATIENCE_LEASES * self._ttl_s:
