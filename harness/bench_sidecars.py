@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 from rich.console import Console
 from rich.table import Table
 
-from harness.processes import Cluster, ServerProcess, wait_until
+from harness.processes import Cluster, ProcessError, ServerProcess, wait_until
 from harness.sidecars import Fleet, Generation, SidecarSpec
 
 NAMESPACE = "default"
@@ -236,7 +236,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.sidecars < 2:
         parser.error(f"--sidecars: at least 2 are needed, not {arguments.sidecars}")
-    return asyncio.run(run(arguments))
+    try:
+        return asyncio.run(run(arguments))
+    except (TimeoutError, ProcessError) as error:
+        print(f"bench: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from attrs import define, frozen
 from rich.console import Console
@@ -228,19 +227,8 @@ def table_of(results: list[Result], seconds: float) -> Table:
     return table
 
 
-@contextmanager
-def reported(demo: Demo) -> Iterator[None]:
-    """Make a step that cannot be finished a line of the table."""
-    try:
-        yield
-    except (TimeoutError, ProcessError) as error:
-        demo.check("the run could be finished", False, str(error))
-        for note in getattr(error, "__notes__", []):
-            print(note, file=sys.stderr)
-
-
 async def show(engine: str, console: Console) -> int:
-    """Run the demo; returns the exit code."""
+    """Run the demo; returns the exit code. A step that cannot be finished is a line of the table too."""
     start = time.monotonic()
 
     def say(line: str) -> None:
@@ -251,8 +239,14 @@ async def show(engine: str, console: Console) -> int:
         leader = await cluster.leader()
         say(f"  {leader.replica_id} leads; logs are in {cluster.directory} while this runs")
         demo = Demo(cluster, fleet, say)
-        with reported(demo):
+        try:
             await demo.run()
+        except (TimeoutError, ProcessError) as error:
+            demo.check("the run could be finished", False, str(error))
+            print(*getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        cluster.keep = not all(result.held for result in demo.results)
+        if cluster.keep:
+            say(f"something did not hold: logs and data stay in {cluster.directory}")
     console.print(table_of(demo.results, time.monotonic() - start))
     return 0 if all(result.held for result in demo.results) else 1
 
@@ -262,7 +256,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.demo", description="callboard's promises, on processes")
     parser.add_argument("--engine", default="pysyncobj", help="consensus engine of the replicas (default: pysyncobj)")
     arguments = parser.parse_args()
-    return asyncio.run(show(arguments.engine, Console()))
+    try:
+        return asyncio.run(show(arguments.engine, Console()))
+    except (TimeoutError, ProcessError) as error:
+        print(f"demo: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -327,6 +327,8 @@ class Cluster:
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.keep = False
+        """Whether a temporary directory stays when this ends, for its logs."""
         self._temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="callboard-cluster-"))
         self._lease = PortLease(4 * replicas)
@@ -347,12 +349,14 @@ class Cluster:
             self.start()
             await self.wait_ready()
         except BaseException:
-            await self.close(keep=True)
+            self.keep = True
+            await self.close()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self.close(keep=kind is not None)
+        self.keep = self.keep or kind is not None
+        await self.close()
 
     def start(self) -> None:
         """Start every replica that does not run."""
@@ -390,11 +394,11 @@ class Cluster:
         for server in self.servers:
             await server.kill()
 
-    async def close(self, *, keep: bool = False) -> None:
+    async def close(self) -> None:
         """Kill all, give the ports back, and remove a temporary directory unless it is to be kept."""
         await self.kill_all()
         self._lease.release()
-        if self._temporary and not keep:
+        if self._temporary and not self.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextmanager
