@@ -354,6 +354,30 @@ async def test_the_dialler_checks_the_certificate_too(secure: Group) -> None:
     assert b.events.up == []
 
 
+async def test_renewed_certificates_are_used_and_broken_ones_are_not(secure: Group) -> None:
+    files = secure.files("stranger")
+    a = await secure.start("a", lambda options: evolve(options, tls=files, silence_ms=200))
+    await secure.start("b", lambda options: evolve(options, silence_ms=60_000))
+    await eventually(lambda: "for stranger" in secure.sides["b"].links.troubles.get("a", ""), "b refuses")
+    secure.authority.write(files.ca.parent, "a")
+    await eventually(lambda: a.events.up == ["b"], "the renewed certificate is accepted")
+    files.certificate.write_bytes(secure.authority.issue("a")[0])  # without its key
+    credentials = a.links._credentials
+    assert credentials is not None
+    credentials.reload_if_changed()
+    caller = await secure.call("a", client_context(secure, "b"))
+    caller.send(msgspec.msgpack.encode(secure.directories["b"].hello()))
+    assert await caller.frame(), "the certificate from before is still in force"
+
+
+async def test_an_impossible_host_is_one_more_trouble(plain: Group) -> None:
+    await plain.start("a")
+    host = "x" * 100 + ".example"
+    b = await plain.start("b", lambda options: evolve(options, peers=(Peer("a", host, 1),), allow_plaintext=True))
+    await eventually(lambda: "a" in b.links.troubles, "the reason is kept")
+    assert b.links._tasks, "it goes on trying"
+
+
 # Start-up.
 
 

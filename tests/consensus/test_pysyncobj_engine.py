@@ -206,6 +206,21 @@ async def test_damage_is_named_with_its_directory_and_frees_the_lock(tmp_path: P
     await engine.stop()
 
 
+async def test_an_engine_whose_task_dies_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = PysyncobjEngine(options(tmp_path), ListMachine())
+    await engine.start()
+    failed = asyncio.ensure_future(engine.wait_failed())
+
+    def broken() -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(engine, "_form", broken)
+    assert "on purpose" in str(await failed)
+    with pytest.raises(NotApplied):
+        await engine.propose(b"x", timeout_ms=TIMEOUT_MS)
+    await engine.stop()
+
+
 async def test_an_engine_starts_only_once(tmp_path: Path) -> None:
     engine = PysyncobjEngine(options(tmp_path), ListMachine())
     await engine.start()

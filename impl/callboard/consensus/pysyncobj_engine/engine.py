@@ -264,6 +264,14 @@ class PysyncobjEngine:
             raise EngineStartError(f"{error} [{options.data_dir}]") from error
 
     async def _run(self) -> None:
+        try:
+            await self._tick_for_ever()
+        except Exception as error:
+            # Without ticks the replica would look alive and do nothing.
+            logger.exception("the engine's task ended")
+            self._fail(EngineFailed(f"unexpected {type(error).__name__}: {error}"))
+
+    async def _tick_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopped:
             self._wake.clear()

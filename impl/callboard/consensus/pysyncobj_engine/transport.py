@@ -21,7 +21,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import msgspec
-from attrs import define, frozen
+from attrs import define
 
 from callboard.consensus.interface import EngineStartError, Peer
 from callboard.consensus.pysyncobj_engine.codec import DECODE_ERRORS, BadMessage
@@ -37,7 +37,8 @@ ENTRY_OVERHEAD = 24
 """Upper bound of what a one-byte command grows to on the wire, as a factor."""
 
 _FRAME = struct.Struct("<II")
-_LINK_ERRORS = (OSError, asyncio.IncompleteReadError, TimeoutError, BadMessage, PeerRefused)
+_LINK_ERRORS = (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError, PeerRefused)
+"""What can be wrong with a peer or a caller (BadMessage and impossible host names are ValueErrors)."""
 
 
 class Events(Protocol):
@@ -51,12 +52,6 @@ class Events(Protocol):
 
     def received(self, peer_id: str, payload: bytes) -> None:
         """One payload. Raises BadMessage to have the link closed."""
-
-
-@frozen
-class _Contexts:
-    server: ssl.SSLContext
-    client: ssl.SSLContext
 
 
 @define(eq=False)
@@ -84,30 +79,59 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_contexts(files: TlsFiles) -> _Contexts:
-    """TLS contexts for both directions; both sides must show a certificate of the CA.
+class Credentials:
+    """TLS contexts for both directions; both sides must show a certificate of the CA. Renewed files are noticed."""
 
-    Raises:
-        EngineStartError: naming the file that cannot be used.
-    """
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for context in (server, client):
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # The name is compared with the replica id after the handshake: peers are dialled at any address.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises EngineStartError, naming the file that cannot be used."""
+        self._files = files
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for context in (self.server, self.client):
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            # The name is compared with the replica id after the handshake: peers are dialled at any address.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_REQUIRED
+        self._load()
+        self._seen = self._stamps()
+
+    def reload_if_changed(self) -> None:
+        """Use renewed files for new links. Files that cannot be used are reported once; the old ones stay in force."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
         try:
-            context.load_verify_locations(files.ca)
-        except (OSError, ssl.SSLError) as error:
-            raise EngineStartError(f"the CA file {files.ca} cannot be used: {error}") from error
-        try:
-            context.load_cert_chain(files.certificate, files.key, password=_no_password)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            raise EngineStartError(
-                f"the certificate {files.certificate} with key {files.key} cannot be used: {error}"
-            ) from error
-    return _Contexts(server, client)
+            Credentials(self._files)  # a certificate without its key must not get half-way into the contexts in use
+            self._load()
+        except EngineStartError as error:
+            logger.error("renewed TLS files are not used: %s", error)
+        else:
+            logger.info("renewed TLS files are used from now on")
+
+    def _load(self) -> None:
+        files = self._files
+        for context in (self.server, self.client):
+            try:
+                context.load_verify_locations(files.ca)
+            except (OSError, ssl.SSLError) as error:
+                raise EngineStartError(f"the CA file {files.ca} cannot be used: {error}") from error
+            try:
+                context.load_cert_chain(files.certificate, files.key, password=_no_password)
+            except (OSError, ssl.SSLError, ValueError) as error:
+                raise EngineStartError(
+                    f"the certificate {files.certificate} with key {files.key} cannot be used: {error}"
+                ) from error
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        stamps: list[tuple[int, int, int] | None] = []
+        for path in (self._files.ca, self._files.certificate, self._files.key):
+            try:
+                found = path.stat()
+                stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+            except OSError:
+                stamps.append(None)
+        return stamps
 
 
 def _no_password() -> str:
@@ -136,7 +160,7 @@ class Links:
         self._options = options
         self._directory = directory
         self._events = events
-        self._contexts: _Contexts | None = None
+        self._credentials: Credentials | None = None
         self._server: asyncio.Server | None = None
         self._links: dict[str, _Link] = {}
         self._callers: set[asyncio.StreamWriter] = set()
@@ -175,14 +199,14 @@ class Links:
             return
         refuse_open_plaintext(options)
         if options.tls is not None:
-            self._contexts = load_contexts(options.tls)
+            self._credentials = Credentials(options.tls)
         try:
             self._server = await asyncio.start_server(
                 self._accept,
                 options.listen_host,
                 options.listen_port,
-                ssl=self._contexts.server if self._contexts else None,
-                ssl_handshake_timeout=options.handshake_ms / 1000 if self._contexts else None,
+                ssl=self._credentials.server if self._credentials else None,
+                ssl_handshake_timeout=options.handshake_ms / 1000 if self._credentials else None,
             )
         except OSError as error:
             raise EngineStartError(
@@ -294,8 +318,8 @@ class Links:
                 reader, writer = await asyncio.open_connection(
                     peer.host,
                     peer.port,
-                    ssl=self._contexts.client if self._contexts else None,
-                    server_hostname="" if self._contexts else None,
+                    ssl=self._credentials.client if self._credentials else None,
+                    server_hostname="" if self._credentials else None,
                 )
                 self._check_certificate(writer, peer.replica_id)
                 own = self._directory.hello()
@@ -314,7 +338,7 @@ class Links:
                 writer.transport.abort()
 
     def _check_certificate(self, writer: asyncio.StreamWriter, replica_id: str) -> None:
-        if self._contexts is None:
+        if self._credentials is None:
             return
         certificate = writer.get_extra_info("ssl_object").getpeercert() or {}
         names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
@@ -364,10 +388,12 @@ class Links:
         link.writer.write(_frame(payload))
 
     async def _watch(self) -> None:
-        """Close links on which nothing arrives, and say something on those that have been quiet."""
+        """Close links on which nothing arrives, say something on those that have been quiet, notice renewed files."""
         silence = self._options.silence_ms / 1000
         while not self._closed:
             await asyncio.sleep(silence / 4)
+            if self._credentials is not None:
+                self._credentials.reload_if_changed()
             now = asyncio.get_running_loop().time()
             for link in list(self._links.values()):
                 if now - link.heard_at > silence:
