@@ -11,7 +11,8 @@ CONSTANTS
   MaxLog,       \* longest log that a leader may extend beyond its epoch entry
   MaxCopies,    \* how often one submitted command may stand in one log
   MaxGen,       \* highest generation that a restore may start
-  MayExpire     \* sessions that leaders may expire
+  MayExpire,    \* sessions that leaders may expire
+  Faults        \* "kill" and "power": which crashes there are
 
 Raft == INSTANCE RaftMembership
 
@@ -45,6 +46,10 @@ MCAppendBarrier(r, d) ==
   /\ Len(log[r]) < MaxLog
   /\ Copies(r, Entry(0, "barrier", d, 0)) = 0
   /\ Raft!AppendBarrier(r, d)
+
+MCKill(r) == "kill" \in Faults /\ Raft!Kill(r)
+
+MCLosePower(r) == "power" \in Faults /\ Raft!LosePower(r)
 
 MCTakeBackup(r) == MaxGen > 1 /\ Raft!TakeBackup(r)
 

@@ -520,7 +520,7 @@ Next ==
 Spec == Init /\ [][Next]_vars
 
 (***************************************************************************)
-(* Fairness, for progress while a leader stays in office: every replica    *)
+(* Fairness, for progress under a leader that stays in office: each replica*)
 (* goes on receiving, syncing and applying, and the service submits and    *)
 (* answers. Nothing is assumed of elections, clients and faults. Weak      *)
 (* fairness is enough because what was sent stays there to be received.    *)
@@ -611,10 +611,15 @@ EpochFenced ==
     (CommittedState(n).times # CommittedState(n - 1).times) =>
       (committed[n].entry.epoch = CommittedState(n - 1).epoch)
 
-(* While a leader stays in office, every command and read that is open gets its answer. *)
+(***************************************************************************)
+(* While a leader stays in office and crashes have ended, every command    *)
+(* and read that is open gets its answer. A leader alone is not enough:    *)
+(* the others could lose power again and again before they sync.           *)
+(***************************************************************************)
 Served == \A c \in Commands : (c \in requests) => (c \in successes)
 ReadsServed == \A d \in readRequests : \E m \in readAnswers : m.what = d
-Progress == (<>[](\E r \in Replicas : InOffice(r))) => []<>(Served /\ ReadsServed)
+CrashesEnd == <>[][\A r \in Replicas : ~Kill(r) /\ ~LosePower(r)]_vars
+Progress == (CrashesEnd /\ <>[](\E r \in Replicas : InOffice(r))) => []<>(Served /\ ReadsServed)
 
 -----------------------------------------------------------------------------
 (* The refinement: an entry takes effect when the first replica applies it. *)
