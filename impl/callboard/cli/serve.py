@@ -142,6 +142,19 @@ ETCD_FLAGS = stacked(
     click.option("--etcd-key-file", type=_FILE, help="Its key."),
     boolean("--etcd-managed", default=False, text="Run an etcd member as a supervised child of this replica."),
     click.option(
+        "--etcd-lease",
+        "etcd_lease_s",
+        default=2,
+        show_default=True,
+        type=click.IntRange(1, 60),
+        help="Seconds after which a leader that cannot reach etcd has stopped leading.",
+    ),
+    boolean(
+        "--etcd-compact-history",
+        default=True,
+        text="Compact etcd's history after snapshots. Turn it off where others use the same etcd.",
+    ),
+    click.option(
         "--etcd-client-port-offset",
         default=1,
         show_default=True,
@@ -368,6 +381,8 @@ def _engine_settings(context: click.Context, flags: dict[str, Any], tls: TlsFile
         etcd_key=flags["etcd_key_file"],
         etcd_managed=flags["etcd_managed"],
         etcd_client_port_offset=flags["etcd_client_port_offset"],
+        etcd_lease_s=flags["etcd_lease_s"],
+        etcd_compact_history=flags["etcd_compact_history"],
     )
 
 

@@ -60,6 +60,8 @@ def _etcd(replica_id: str, settings: EngineSettings, machine: StateMachine) -> E
             allow_plaintext=settings.allow_plaintext,
             user=settings.etcd_user or None,
             password=_password(settings),
+            lease_ttl_s=settings.etcd_lease_s,
+            compact_history=settings.etcd_compact_history,
             managed=managed,
         )
         return EtcdEngine(machine, replica_id=replica_id, options=options)

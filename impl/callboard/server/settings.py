@@ -70,6 +70,10 @@ class EngineSettings:
     etcd_certificate: Path | None = None
     etcd_key: Path | None = None
     etcd_managed: bool = False
+    etcd_lease_s: int = field(default=2, validator=ge(1))
+    """A leader that cannot reach etcd stops leading after this time at the latest."""
+    etcd_compact_history: bool = True
+    """Compact etcd's history after snapshots; turn off where others use the same etcd."""
     etcd_client_port_offset: int = field(default=1, validator=ge(1))
     """In managed mode each etcd member's client port is its consensus port plus this."""
 

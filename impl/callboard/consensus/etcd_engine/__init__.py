@@ -2,6 +2,5 @@
 
 from callboard.consensus.etcd_engine.engine import EtcdEngine
 from callboard.consensus.etcd_engine.options import EtcdOptions, ManagedEtcd, ManagedPeer, TlsFiles
-from callboard.consensus.etcd_engine.seeding import EtcdSeeder
 
-__all__ = ["EtcdEngine", "EtcdOptions", "EtcdSeeder", "ManagedEtcd", "ManagedPeer", "TlsFiles"]
+__all__ = ["EtcdEngine", "EtcdOptions", "ManagedEtcd", "ManagedPeer", "TlsFiles"]
