@@ -67,11 +67,11 @@ def bench(engines: str, failovers: int, seconds: float, output: str, report_file
             raise click.BadParameter(f"{engine!r} is none of {', '.join(ENGINES)}", param_hint="--engines")
     console = Console(stderr=True, highlight=False)
     results: list[dict[str, Any]] = []
+    summary = {"command": f"python -m harness.enginebench bench --engines {engines}", "engines": results}
     for engine in chosen:
         console.print(f"{engine} ...")
         results.append(asyncio.run(measure(engine, failovers=failovers, seconds=seconds)))
-    summary = {"command": f"python -m harness.enginebench bench --engines {engines}", "engines": results}
-    _write(summary, report_file)
+        _write(summary, report_file)
     if output == "json":
         click.echo(json.dumps(summary, indent=2))
     else:
