@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +114,12 @@ def test_equal_messages_are_parsed_once() -> None:
     decoder(order_bytes("lock", 3))
     decoder(first)
     assert decoder.parsed == 4, "the oldest message was forgotten"
+
+
+def test_simulated_sidecars_share_nothing_with_the_server() -> None:
+    """They are its independent check: of callboard they may know the wire contract only."""
+    modules = sorted((Path(tables.__file__).parent).glob("*.py"))
+    assert len(modules) > 5
+    for module in modules:
+        imported = set(re.findall(r"^\s*(?:from|import) (callboard[\w.]*)", module.read_text(), re.MULTILINE))
+        assert imported <= {"callboard.protos.generated.placement_pb2"}, module.name
