@@ -12,7 +12,8 @@ CONSTANTS
   MaxCopies,    \* how often one submitted command may stand in one log
   MaxGen,       \* highest generation that a restore may start
   MayExpire,    \* sessions that leaders may expire
-  Faults        \* "kill" and "power": which crashes there are
+  Faults,       \* "kill" and "power": which crashes there are
+  First, Second \* who may stand in odd and in even terms; Nobody: anybody
 
 Raft == INSTANCE RaftMembership
 
@@ -33,7 +34,9 @@ MCGenerations == 1..MaxGen
 Copies(r, e) == Cardinality({i \in DOMAIN log[r] : log[r][i].kind = e.kind /\ log[r][i].what = e.what
                                                      /\ log[r][i].epoch = e.epoch})
 
-MCTimeout(r) == term[r] < MaxTerm /\ Raft!Timeout(r)
+MayStand(r, t) == IF t % 2 = 1 THEN First \in {Nobody, r} ELSE Second \in {Nobody, r}
+
+MCTimeout(r) == term[r] < MaxTerm /\ MayStand(r, term[r] + 1) /\ Raft!Timeout(r)
 
 MCSubmitExpiry(r, s) == s \in MayExpire /\ Raft!SubmitExpiry(r, s)
 
