@@ -108,6 +108,7 @@ async def _idle(leader: ServerProcess) -> bool:
 async def _measured(cluster: Cluster, fleet: Fleet, start: Callable[[], None]) -> Step:
     """Let sidecars start and measure until all sidecars hold the right table."""
     leader = await cluster.leader()
+    await wait_until(partial(_idle, leader), deadline_s=DEADLINE_S, what="the end of earlier rounds")
     rounds, lost = await _rounds(leader), fleet.total("lost")
     received = sum(sidecar.received_bytes for sidecar in fleet.sidecars)
     leader_cpu, own_cpu = leader.cpu_seconds(), time.process_time()
