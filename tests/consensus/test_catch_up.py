@@ -10,9 +10,9 @@ import pytest
 from attrs import evolve
 
 from callboard.consensus.interface import EngineLimits
-from callboard.consensus.pysyncobj_engine.options import PysyncobjOptions
+from callboard.consensus.pysyncobj_engine.options import CoreSettings, PysyncobjOptions
 from tests.consensus.conformance import eventually, retry_barrier
-from tests.consensus.pysyncobj_cluster import QUICK, PysyncobjCluster
+from tests.consensus.pysyncobj_cluster import PysyncobjCluster
 
 MEMBERS = 14_000
 MEMBER_BYTES = 150
@@ -22,14 +22,14 @@ class BigCluster(PysyncobjCluster):
     """With room for many proposals at a time."""
 
     def options(self, replica_id: str) -> PysyncobjOptions:
-        """Like the others, but for the limits."""
-        return evolve(super().options(replica_id), limits=EngineLimits())
+        """Like the others, but for the limits, and patient: all replicas share one busy event loop."""
+        return evolve(super().options(replica_id), limits=EngineLimits(), silence_ms=20_000)
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[BigCluster]:
     """Three replicas that keep a long log."""
-    cluster = BigCluster(tmp_path, ["r1", "r2", "r3"], evolve(QUICK, snapshot_entries=50_000))
+    cluster = BigCluster(tmp_path, ["r1", "r2", "r3"], CoreSettings(snapshot_entries=50_000, keep_entries=5))
     await cluster.open()
     await cluster.start_all()
     yield cluster
@@ -37,8 +37,8 @@ async def cluster(tmp_path: Path) -> AsyncIterator[BigCluster]:
 
 
 async def propose_all(cluster: BigCluster, leader: str, commands: list[bytes]) -> None:
-    for start in range(0, len(commands), 2000):
-        wave = commands[start : start + 2000]
+    for start in range(0, len(commands), 500):
+        wave = commands[start : start + 500]
         await asyncio.gather(*(cluster.engines[leader].propose(command, timeout_ms=30_000) for command in wave))
 
 
