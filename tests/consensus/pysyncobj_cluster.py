@@ -16,7 +16,7 @@ from tests.consensus.conformance import LIMITS, Ability, Cluster, eventually
 from tests.consensus.machine import ListMachine
 from tests.consensus.proxy import Proxy
 
-QUICK = CoreSettings(election_min_ms=200, election_max_ms=400, heartbeat_ms=50, fallback_ms=500, keep_entries=5)
+QUICK = CoreSettings(election_min_ms=400, election_max_ms=800, heartbeat_ms=80, fallback_ms=1000, keep_entries=5)
 
 
 class PysyncobjCluster(Cluster):
@@ -59,7 +59,7 @@ class PysyncobjCluster(Cluster):
             settings=self.settings,
             limits=LIMITS,
             reconnect_ms=20,
-            silence_ms=1000,
+            silence_ms=3000,
         )
 
     def wrap_disk(self, replica_id: str, disk: Disk) -> Disk:
