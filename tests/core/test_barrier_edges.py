@@ -127,3 +127,39 @@ def test_generations_keep_the_order_of_versions() -> None:
     machine.handle(StreamOpened(1, report("client")), 0)
     effects = machine.handle(TablesChanged(Version(1, 1), {}), 0)
     assert effects == [SendOrder(1, Phase.LOCK, (1 << 32) + 1)]
+
+
+def test_an_old_sidecar_gets_its_tables_once_more() -> None:
+    """A sidecar of 1.16 that lost its stream in mid-round forgets its tables 15 s later: nothing else would heal it."""
+    machine = BarrierNamespace(BarrierSettings(repeat_push_ms=20_000))
+    machine.handle(Started(Version(0, 3), member("old", "T1") | member("new", "T1", incarnation=2)), 0)
+    heartbeat = SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)
+    triple = [SendOrder(1, phase, 3) for phase in Phase]
+
+    assert machine.handle(StreamOpened(1, heartbeat), 100) == triple
+    assert machine.handle(StreamOpened(2, report("new", "T1")), 100) == [SendOrder(2, phase, 3) for phase in Phase]
+    for phase in Phase:
+        machine.handle(OrderWritten(1, phase, 3), 100)
+    machine.handle(MessageReceived(1, heartbeat), 1_000)
+    machine.handle(MessageReceived(2, SidecarReport("", operation=HostOperation.UNLOCK, version=3)), 1_000)
+    assert machine.handle(Tick(), 20_099) == []
+    assert machine.next_deadline_ms() == 20_100
+    assert machine.handle(Tick(), 20_100) == triple, "and only the old one"
+    for phase in Phase:
+        machine.handle(OrderWritten(1, phase, 3), 20_100)
+    machine.handle(MessageReceived(1, heartbeat), 21_000)
+    assert machine.handle(Tick(), 60_000) == [], "once, not for ever"
+
+
+def test_a_repeated_push_waits_for_orders_under_way_and_ends_with_the_stream() -> None:
+    machine = BarrierNamespace(BarrierSettings(repeat_push_ms=20_000, round_timeout_ms=60_000))
+    machine.handle(Started(Version(0, 3), member("old", "T1")), 0)
+    heartbeat = SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)
+    machine.handle(StreamOpened(1, heartbeat), 0)
+    assert machine.handle(Tick(), 20_000) == [], "its first push is not acknowledged yet"
+    for phase in Phase:
+        machine.handle(OrderWritten(1, phase, 3), 20_001)
+    machine.handle(MessageReceived(1, heartbeat), 20_002)
+    assert machine.handle(Tick(), 40_000) == [SendOrder(1, phase, 3) for phase in Phase]
+    machine.handle(StreamClosed(1), 40_001)
+    assert machine.handle(Tick(), 90_000) == []

@@ -92,6 +92,7 @@ class BarrierNamespace:
     _round: Round | None = field(init=False, default=None)
     _round_due: bool = field(init=False, default=False)
     _pushes: dict[int, int] = field(init=False, factory=dict)
+    _repeats: dict[int, int] = field(init=False, factory=dict)
     _propose_not_before_ms: int | None = field(init=False, default=None)
     _grace_until_ms: int | None = field(init=False, default=None)
     _effects: list[Effect] = field(init=False, factory=list)
@@ -139,6 +140,7 @@ class BarrierNamespace:
         deadlines = [
             self._round.deadline_ms(self.settings) if self._round is not None else None,
             next(iter(self._pushes.values()), None),
+            next(iter(self._repeats.values()), None),
             self._grace_until_ms,
             self._propose_not_before_ms if self._round is None and self._proposal is None else None,
         ]
@@ -273,6 +275,7 @@ class BarrierNamespace:
         self._queued.pop(stream_id, None)
         self._unchecked.pop(stream_id, None)
         self._pushes.pop(stream_id, None)
+        self._repeats.pop(stream_id, None)
         self._actor_streams -= stream.had_actors
         self._changed[stream.host.name] = None
         if self._round is not None:
@@ -294,6 +297,10 @@ class BarrierNamespace:
             if deadline_ms > now_ms:
                 break
             self._cut_silent(stream_id, self._streams[stream_id].newest_version)
+        for stream_id, due_ms in list(self._repeats.items()):
+            if due_ms > now_ms:
+                break
+            self._repeat(self._streams[stream_id], now_ms)
         if self._grace_until_ms is not None and now_ms >= self._grace_until_ms:
             self._grace_until_ms = None
             self._changed.update(dict.fromkeys(sorted(self._unseen)))
@@ -407,7 +414,7 @@ class BarrierNamespace:
     def _begin_round(self, now_ms: int) -> None:
         for stream in list(self._queued.values()):
             if self._difference(stream.host.name) is None:
-                self._admit(stream)
+                self._admit(stream, now_ms)
         participants = {stream_id: None for stream_id, stream in self._streams.items() if stream.admitted}
         self._round_due = False
         self._pushes = {}
@@ -442,8 +449,10 @@ class BarrierNamespace:
         durations = (lock_ms, update_ms, unlock_ms)
         self._effects.append(RoundFinished(running.version, durations, running.started_with, tuple(running.cut)))
 
-    def _admit(self, stream: SidecarStream) -> None:
+    def _admit(self, stream: SidecarStream, now_ms: int) -> None:
         stream.admitted = True
+        if self.settings.repeat_push_ms and not stream.speaks_operations:
+            self._repeats[stream.stream_id] = now_ms + self.settings.repeat_push_ms
         del self._queued[stream.stream_id]
         self._unchecked.pop(stream.stream_id, None)
 
@@ -453,7 +462,20 @@ class BarrierNamespace:
         in_flight = self._proposal.names if self._proposal is not None else {}
         for stream in unchecked.values():
             if stream.host.name not in in_flight and self._difference(stream.host.name) is None:
-                self._admit(stream)
-                self._pushes[stream.stream_id] = now_ms + self.settings.round_timeout_ms
-                for phase in PHASES:
-                    self._order(stream, phase, self._version)
+                self._admit(stream, now_ms)
+                self._push(stream, now_ms)
+
+    def _push(self, stream: SidecarStream, now_ms: int) -> None:
+        self._pushes[stream.stream_id] = now_ms + self.settings.round_timeout_ms
+        for phase in PHASES:
+            self._order(stream, phase, self._version)
+
+    def _repeat(self, stream: SidecarStream, now_ms: int) -> None:
+        """Push the tables to an old sidecar once more, or a little later if orders to it are under way."""
+        del self._repeats[stream.stream_id]
+        if stream.speaks_operations:
+            return
+        if self._round is None and not self._round_due and not stream.outstanding:
+            self._push(stream, now_ms)
+        else:
+            self._repeats[stream.stream_id] = now_ms + self.settings.repeat_push_ms

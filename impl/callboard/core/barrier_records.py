@@ -71,6 +71,9 @@ class BarrierSettings:
     `coalesce_ms`: how long changes are collected after each round; 0 proposes them at once.
     `member_grace_ms`: how long a new leader waits for members that have not reconnected.
     `retry_ms`: pause after a batch that failed.
+    `repeat_push_ms`: so long after it was admitted, an old sidecar (one that never set an operation) gets the tables
+    once more; 0 for never. A sidecar of 1.16 that lost its former stream in mid-round counts one lock too many, stays
+    locked after its first triple, and 15 s later forgets its tables; only a later triple brings them back.
     `batch_items_max`, `batch_bytes_max`: size of one batch; more changes make several batches before one round.
     `streams_max`: open streams of the namespace.
     """
@@ -80,6 +83,7 @@ class BarrierSettings:
     coalesce_ms: int = field(default=0, validator=ge(0))
     member_grace_ms: int = field(default=15_000, validator=ge(0))
     retry_ms: int = field(default=200, validator=ge(1))
+    repeat_push_ms: int = field(default=0, validator=ge(0))
     batch_items_max: int = field(default=500, validator=ge(1))
     batch_bytes_max: int = field(default=256 * 1024, validator=ge(1))
     streams_max: int = field(default=20_000, validator=ge(1))

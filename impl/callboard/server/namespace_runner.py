@@ -84,6 +84,7 @@ class NamespaceRunner:
                 round_timeout_ms=settings.round_timeout_ms,
                 coalesce_ms=settings.coalesce_ms,
                 member_grace_ms=settings.member_grace_ms,
+                repeat_push_ms=settings.repeat_push_ms,
                 streams_max=settings.streams_max,
                 batch_bytes_max=command_bytes * 3 // 4,
             )

@@ -35,14 +35,16 @@ class SidecarSettings:
     replication_factor: int = field(default=100, validator=ge(1))
     round_timeout_ms: int = field(default=8000, validator=ge(1))
     coalesce_ms: int = field(default=0, validator=ge(0))
-    member_grace_ms: int = field(default=10_000, validator=ge(0))
+    member_grace_ms: int = field(default=30_000, validator=ge(0))
     """How long members that have not come back are kept after a change of leader."""
+    repeat_push_ms: int = field(default=20_000, validator=ge(0))
+    """When a sidecar of 1.16 gets the tables once more; see `BarrierSettings.repeat_push_ms`."""
     keepalive_time_ms: int = 2000
     keepalive_timeout_ms: int = 3000
     streams_max: int = field(default=20_000, validator=ge(1))
     window_bytes: int = field(default=16 * 1024 * 1024, validator=ge(1))
     """Bytes of orders that may be in flight over all streams together."""
-    write_stall_ms: int = field(default=2000, validator=ge(1))
+    write_stall_ms: int = field(default=5000, validator=ge(1))
     """A stream that has not read an order for so long is cut if others wait for the window."""
     message_bytes_max: int = field(default=4 * 1024 * 1024, validator=ge(1024))
     """Largest message that is accepted from a sidecar."""
