@@ -548,6 +548,11 @@ TypeOK ==
 OneLeaderInTerm ==
   \A r, s \in Replicas : (role[r] = "leader" /\ role[s] = "leader" /\ term[r] = term[s]) => r = s
 
+(* An index and a term name one entry. *)
+LogMatching ==
+  \A r, s \in Replicas : \A i \in 1..Len(log[r]) :
+    (i <= Len(log[s]) /\ TermAt(log[s], i) = log[r][i].term) => (log[s][i] = log[r][i])
+
 (***************************************************************************)
 (* Success is told only of what was called and has taken effect; a read    *)
 (* answers with a table that was the newest at some instant since it was   *)

@@ -18,7 +18,7 @@ from harness.modelcheck.manifest import Simulation
 from harness.modelcheck.messages import Output, last_progress, parse_output
 from harness.modelcheck.tools import Tools
 
-_POLL_S = 0.25
+_POLL_S = 0.1
 _TAIL_BYTES = 16_384
 
 
