@@ -14,4 +14,5 @@ elections; checkers watch every step. `python -m harness.raftsim --help` runs sc
     unguarded   PySyncObj 0.3.17 as it comes, in this environment
     hardened    callboard's engine, in this environment
     scenarios   each known defect of the library as one scripted run
+    mutants     callboard's engine with a seeded bug, which a checker or a scenario must catch
 """
