@@ -33,7 +33,7 @@ def main() -> None:
 @_report
 def kill_trials(engine: str, trials: int, seed: int, output: str, report_file: Path | None) -> None:
     """Kill -9 all replicas at the moment of compaction, under load. Exit status 1 if anything acknowledged is lost."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
 
     def tell(trial: Trial) -> None:
         result = trial.error or (f"LOST {trial.lost}" if trial.lost else "nothing lost")
@@ -65,7 +65,7 @@ def bench(engines: str, failovers: int, seconds: float, output: str, report_file
     for engine in chosen:
         if engine not in ENGINES:
             raise click.BadParameter(f"{engine!r} is none of {', '.join(ENGINES)}", param_hint="--engines")
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     results: list[dict[str, Any]] = []
     summary = {"command": f"python -m harness.enginebench bench --engines {engines}", "engines": results}
     for engine in chosen:

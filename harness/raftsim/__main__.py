@@ -53,7 +53,7 @@ def main(  # noqa: PLR0917 - one parameter per option
     """Run random schedules."""
     if context.invoked_subcommand is not None:
         return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     again = f"python -m harness.raftsim --engine {engine} --crashes {crashes}" + (f" --size {size}" if size else "")
 
     def tell(failure: Failure) -> None:

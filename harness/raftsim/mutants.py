@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from callboard.consensus.interface import Applied, NotApplied, OutcomeUnknown
-from callboard.consensus.pysyncobj_engine import codec, core
+from callboard.consensus.pysyncobj_engine import codec, core, snapshots
 from callboard.consensus.pysyncobj_engine.barriers import Barriers
 from callboard.consensus.pysyncobj_engine.core import Core, _Outbox
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
@@ -223,6 +223,37 @@ def _conflicts_go_back_one_entry_at_a_time() -> list[Patch]:
     return [(GuardedRaft, "_back_off", lambda _self, conflict: conflict), *_every_reset_counts()]
 
 
+def _chunks_are_not_answered() -> list[Patch]:
+    original = GuardedRaft._answer
+
+    def answer(self: Any, node: Any, next_index: int, *, reset: bool, success: bool) -> None:
+        if success:
+            original(self, node, next_index, reset=reset, success=success)
+
+    return [(GuardedRaft, "_answer", answer)]
+
+
+def _nobody_is_asked_before_an_election() -> list[Patch]:
+    def campaign(self: Any) -> None:
+        if self.role() != LEADER and self.election_deadline() < self._clock():
+            self._voters.clear()
+
+    return [(GuardedRaft, "_guard_campaign", campaign)]
+
+
+def _snapshots_are_not_checked() -> list[Patch]:
+    class Unchecked:
+        @staticmethod
+        def sha256(_data: Any) -> Any:
+            return Unchecked()
+
+        @staticmethod
+        def digest() -> bytes:
+            return b"\0" * 32
+
+    return [(snapshots, "hashlib", Unchecked)]
+
+
 def _every_reset_counts() -> list[Patch]:
     original = GuardedRaft._on_acknowledge
 
@@ -258,6 +289,13 @@ MUTANTS: dict[str, Mutant] = {
     "exceptions_of_commands_pass": Mutant("V7: a command that raises", _NONE, _exceptions_of_commands_pass, "poison"),
     "conflicts_go_back_one_entry_at_a_time": Mutant(
         "V8: one entry per message", _NONE, _conflicts_go_back_one_entry_at_a_time, "conflict_livelock"
+    ),
+    "chunks_are_not_answered": Mutant("V9: silence", _NONE, _chunks_are_not_answered, "snapshot_silence"),
+    "nobody_is_asked_before_an_election": Mutant(
+        "V10: no pre-vote", _NONE, _nobody_is_asked_before_an_election, "disturbance"
+    ),
+    "snapshots_are_not_checked": Mutant(
+        "D4: a snapshot's checksum is ignored", _NONE, _snapshots_are_not_checked, "damaged_snapshot"
     ),
     "everything_counts_as_majority": Mutant("a leader commits alone", _RAFT, _everything_counts_as_majority),
     "leaders_rewrite_their_log": Mutant(
