@@ -314,11 +314,12 @@ EffectsInsideLease ==
           ((turn[h].state = "running" /\ turn'[h].state = "replied")
               => (GateOpen(h) /\ h \notin buried))]_vars
 
-\* A turn has at least the drain time before it is cancelled.
+\* A turn has at least the drain time before it is cancelled.  A difference of readings that are cut
+\* off must be greater for that.
 DrainIsGiven ==
     [][\A h \in Hosts :
           ((turn[h].state = "running" /\ turn'[h].state = "cancelled")
-              => HostNow(h) - turn[h].since >= Drain)]_vars
+              => HostNow(h) - turn[h].since > Drain)]_vars
 
 \* A turn of a host that was not paused never meets a shut gate.
 PromptTurnsEndInside ==
