@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import random
+import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from attrs import define, field, frozen
 IDS = ("r1", "r2", "r3")
 PATIENCE_S = 60.0
 MOMENTS = ("compaction", "append", "one", "rolling")
+PORTS = range(15_000, 30_000)
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,11 +50,16 @@ class Verdict:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
+    """Ports that nobody listens on, below those that outgoing connections get: a replica that is down keeps its own."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = secrets.choice(PORTS)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 
@@ -214,6 +222,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the trial under way ends its replicas
     generator = random.Random(arguments.seed)
     bad = 0
     total = 0
