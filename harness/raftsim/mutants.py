@@ -19,7 +19,7 @@ from callboard.consensus.pysyncobj_engine.barriers import Barriers
 from callboard.consensus.pysyncobj_engine.core import Core, _Outbox
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Journal
-from callboard.consensus.pysyncobj_engine.library import LEADER
+from callboard.consensus.pysyncobj_engine.raft_library import LEADER
 from harness.raftsim.disk import SimDisk
 from harness.raftsim.hardened import Hardened, core_in_simulation
 from harness.raftsim.runner import EngineKind

@@ -20,7 +20,7 @@ from callboard.consensus.interface import (
     OutcomeUnknown,
     QueueFull,
 )
-from callboard.consensus.pysyncobj_engine import codec, library
+from callboard.consensus.pysyncobj_engine import codec, raft_library
 from callboard.consensus.pysyncobj_engine.codec import BadMessage
 from callboard.consensus.pysyncobj_engine.disk import Disk
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
@@ -40,7 +40,7 @@ def log_length(group: CoreGroup, replica: str) -> int:
 
 
 def test_other_versions_of_the_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "VERSION", "0.3.18")
+    monkeypatch.setattr(raft_library, "VERSION", "0.3.18")
     with pytest.raises(
         EngineStartError, match=r"pysyncobj 0\.3\.18 is installed; this engine is made for 0\.3\.17 only"
     ):

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 
 from callboard.consensus.interface import EngineStartError, NotApplied, OutcomeUnknown, Peer
-from callboard.consensus.pysyncobj_engine import library
+from callboard.consensus.pysyncobj_engine import raft_library
 from callboard.consensus.pysyncobj_engine.disk import Disk
 from callboard.consensus.pysyncobj_engine.engine import PysyncobjEngine
 from callboard.consensus.pysyncobj_engine.journal import JOURNAL_FILE
@@ -182,7 +182,7 @@ async def test_impossible_groups_are_refused(tmp_path: Path, peer_ids: tuple[str
 
 
 async def test_a_wrong_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "VERSION", "0.4.0")
+    monkeypatch.setattr(raft_library, "VERSION", "0.4.0")
     with pytest.raises(EngineStartError, match=r"0\.4\.0 is installed"):
         await PysyncobjEngine(options(tmp_path), ListMachine()).start()
 

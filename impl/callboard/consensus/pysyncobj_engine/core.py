@@ -32,7 +32,7 @@ from callboard.consensus.interface import (
     QueueFull,
     StateMachine,
 )
-from callboard.consensus.pysyncobj_engine import codec, library, snapshots
+from callboard.consensus.pysyncobj_engine import codec, raft_library, snapshots
 from callboard.consensus.pysyncobj_engine.barriers import Barriers, BarrierTicket
 from callboard.consensus.pysyncobj_engine.disk import Disk, remove_leftovers
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
@@ -133,7 +133,7 @@ class Core:
         Raises:
             EngineStartError: the directory must not be used.
         """
-        library.require_supported_library()
+        raft_library.require_supported_library()
         self.replica_id = replica_id
         self.failed: EngineFailed | None = None
         self._settings = settings or CoreSettings()
@@ -334,7 +334,7 @@ class Core:
     def inspect(self) -> CoreView:
         """Everything that Raft's properties speak of."""
         return CoreView(
-            role=library.ROLES[self._raft.role()],
+            role=raft_library.ROLES[self._raft.role()],
             term=self._raft.term(),
             voted_for=self._journal.getVotedForNodeId(),
             log=tuple(self._journal[:]),
@@ -351,7 +351,7 @@ class Core:
         result = apply_safely(self._machine, index, command) if kind == codec.KIND_COMMAND else None
         proposal = self._pending.pop(index, None)
         # An entry that commits in another term than it was proposed in proves nothing about leadership.
-        leads = self._raft.role() == library.LEADER and self._raft.term() == self._led_term
+        leads = self._raft.role() == raft_library.LEADER and self._raft.term() == self._led_term
         if proposal is not None:
             _tell(proposal, Applied(index, result) if leads else OutcomeUnknown("leadership was lost meanwhile"))
         if leads:
@@ -438,7 +438,7 @@ class Core:
 
     def _settle(self) -> None:
         """After every event: notice changes of leadership, and move barriers along."""
-        is_local = self._raft.role() == library.LEADER
+        is_local = self._raft.role() == raft_library.LEADER
         term = self._raft.term()
         if self._led_term is not None and not (is_local and term == self._led_term):
             self._led_term = None
@@ -489,7 +489,7 @@ class Core:
             raise self.failed
         if self._closed:
             raise EngineFailed("the engine is closed")
-        library.bind_clock(self._clock)
+        raft_library.bind_clock(self._clock)
         try:
             yield
         except codec.BadMessage:

@@ -27,8 +27,8 @@ from callboard.consensus.interface import (
 from callboard.consensus.pysyncobj_engine.core import Core, Joining
 from callboard.consensus.pysyncobj_engine.disk import Disk
 from callboard.consensus.pysyncobj_engine.identity import Directory, DirectoryLock, open_real_directory
-from callboard.consensus.pysyncobj_engine.library import require_supported_library
 from callboard.consensus.pysyncobj_engine.options import PysyncobjOptions
+from callboard.consensus.pysyncobj_engine.raft_library import require_supported_library
 from callboard.consensus.pysyncobj_engine.transport import Links
 
 logger = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from attrs import define, field
 from callboard.consensus.interface import EngineFailed
 from callboard.consensus.pysyncobj_engine import codec
 from callboard.consensus.pysyncobj_engine.journal import Base, Journal
-from callboard.consensus.pysyncobj_engine.library import CANDIDATE, FOLLOWER, LEADER, LibraryRaft, ReplicaNode
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
+from callboard.consensus.pysyncobj_engine.raft_library import CANDIDATE, FOLLOWER, LEADER, LibraryRaft, ReplicaNode
 from callboard.consensus.pysyncobj_engine.snapshots import OutgoingChunk, SnapshotSender
 
 logger = logging.getLogger(__name__)
