@@ -17,10 +17,6 @@ class Network:
         self.pairs = sorted(self.queues)
         self.sent = 0
 
-    def is_up(self, one: str, other: str) -> bool:
-        """Whether messages can pass between the two."""
-        return (one, other) in self._up
-
     def connect(self, one: str, other: str) -> bool:
         """Bring the link up; False if it was."""
         if (one, other) in self._up:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-RING_SIZE = 2**64
-
 
 def place(text: str) -> int:
     """Unsigned 64-bit number in the first eight bytes of BLAKE2b-512, least significant byte first."""

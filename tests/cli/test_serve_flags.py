@@ -103,6 +103,9 @@ def test_tls_files_select_tls_and_all_addresses(started: list[ServerSettings]) -
     assert started[0].tls is not None
     assert started[0].listen_address == ""
     assert started[0].engine.tls == started[0].tls
+    assert started[0].trust_domain is None
+    assert invoke("--tls-enabled", *files, "--trust-domain=cluster.local").exit_code == 0
+    assert started[1].trust_domain == "cluster.local"
 
 
 def test_durable_by_default_and_memory_only_when_asked(started: list[ServerSettings]) -> None:
@@ -146,6 +149,11 @@ def test_dial_addresses_are_apart_from_identities(started: list[ServerSettings])
         (("--raft-dial=x=127.0.0.1:1",), "--raft-dial names x"),
         (("--tls-enabled",), "--tls-enabled needs --tls-ca-file, --tls-cert-file, --tls-key-file"),
         (("--tls-cert-file=c",), "--tls-cert-file has no effect without --tls-enabled"),
+        (("--operators=ops",), "--operators has no effect without --tls-enabled"),
+        (("--etcd-ca-file=ca",), "--etcd-ca-file has no effect with --engine pysyncobj"),
+        (("--etcd-user=u",), "--etcd-user has no effect with --engine pysyncobj"),
+        (("--engine=etcd", "--raft-tls-key-file=k"), "--raft-tls-key-file has no effect with --engine etcd"),
+        (("--engine=etcd", "--etcd-cert-file=c"), "need --etcd-ca-file"),
         (("--inmem-store-enabled=true", "--engine=etcd"), "contradicts --engine etcd"),
         (("--engine=memory", "--id=a", "--initial-cluster=a=b:1,c=d:2,e=f:3"), "the memory engine has one replica"),
         (("--engine=zookeeper",), "--engine"),

@@ -76,6 +76,20 @@ def test_a_signal_stops_the_server_with_exit_code_0(number: signal.Signals, port
         process.kill()
 
 
+def test_a_second_signal_stops_at_once(ports: list[int], tmp_path: Path) -> None:
+    """Both signals wait for a stopped process, which then takes them one right after the other."""
+    process = start(command(ports, tmp_path / "data"))
+    try:
+        wait_ready(process, ports[0])
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
+        _, log = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 1, log
+        assert "second signal: stopping at once" in log
+    finally:
+        process.kill()
+
+
 def test_status_members_and_lookup_talk_to_a_running_server(ports: list[int], tmp_path: Path) -> None:
     process = start(command(ports, tmp_path / "data"))
     try:

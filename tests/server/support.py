@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from attrs import evolve
 
 from callboard.protos.generated import placement_pb2
 from callboard.server.replica import Replica
@@ -140,8 +139,3 @@ def report_of(name: str = "10.0.0.1:50002", *types: str, **fields: Any) -> place
         "api_level": 20,
     }
     return placement_pb2.Host(name=name, entities=types, **(defaults | fields))
-
-
-def with_engine(settings: ServerSettings, engine: EngineSettings) -> ServerSettings:
-    """The same settings over another engine."""
-    return evolve(settings, engine=engine)

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from aiohttp import ClientSession
 
+from callboard.consensus.interface import Applied
 from callboard.core.commands import CommitBatch, CreateNamespace
 from callboard.core.records import HostRecord, Policy
 from callboard.protos.generated import placement_pb2
@@ -298,3 +299,40 @@ async def test_a_stream_that_does_not_read_is_cut_when_others_wait_for_the_windo
                 assert office.runners["default"].connected_names() == {"10.0.0.2:50002"}
         finally:
             deaf.close()
+
+
+async def test_an_unexpected_error_in_the_log_does_not_leave_a_namespace_standing_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The office is taken anew, and the sidecar that comes back is served."""
+    report = report_of("10.0.0.1:50002", "Cart")
+    async with serving() as replica, sidecar(replica.grpc_port) as hand:
+        original, failures = replica.engine.propose, [ZeroDivisionError("a bug")]
+
+        async def propose(command: bytes, *, timeout_ms: int) -> Applied:
+            if b"commit_batch" in command and failures:
+                raise failures.pop()
+            return await original(command, timeout_ms=timeout_ms)
+
+        monkeypatch.setattr(replica.engine, "propose", propose)
+        await hand.send(report)
+        assert (await hand.ending())[0] == "FAILED_PRECONDITION"
+        await replica.wait_in_office()
+        async with sidecar(replica.grpc_port, report) as again:
+            await again.complete_round(report)
+        assert replica.failure() is None
+
+
+async def test_a_replica_that_cannot_take_office_says_so_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica(memory_settings())
+
+    async def propose(command: bytes, *, timeout_ms: int) -> Applied:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(replica.engine, "propose", propose)
+    await replica.start()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            assert await replica.wait_failed() == "taking office failed: ZeroDivisionError('a bug')"
+    finally:
+        await replica.stop()

@@ -93,6 +93,19 @@ async def test_a_sidecar_speaks_only_for_its_certificate(
         assert "default" not in replica.state.namespaces, "a refused sidecar left a trace"
 
 
+async def test_a_trust_domain_that_was_given_is_honoured(authority: Authority, settings: ServerSettings) -> None:
+    report = report_of("10.0.0.1:50002", "Cart")
+    client = credentials(authority, "spiffe://elsewhere/ns/default/shop")
+    async with serving(evolve(settings, trust_domain="cluster.local")) as replica:
+        code, text = await ending(replica, client, report)
+        assert (code, text) == (
+            "PERMISSION_DENIED",
+            "SPIFFE ID of trust domain elsewhere; only cluster.local is accepted",
+        )
+    async with serving(settings) as replica:
+        assert await ending(replica, client, report) == ("UNKNOWN", "EOF"), "any domain, as in Dapr's placement"
+
+
 async def test_strangers_do_not_get_in(authority: Authority, settings: ServerSettings) -> None:
     stranger = Authority()
     report = report_of("10.0.0.1:50002", "Cart")

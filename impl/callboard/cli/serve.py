@@ -188,7 +188,11 @@ SECURITY_FLAGS = stacked(
     click.option("--tls-ca-file", "--trust-anchors-file", type=_FILE, help="PEM file of the trusted authorities."),
     click.option("--tls-cert-file", type=_FILE, help="PEM file of this replica's certificate chain."),
     click.option("--tls-key-file", type=_FILE, help="PEM file of its key."),
-    click.option("--trust-domain", default="localhost", show_default=True, help="Trust domain of SPIFFE ids."),
+    click.option(
+        "--trust-domain",
+        default="localhost",
+        help="Given with TLS: the only trust domain whose sidecars are served.",
+    ),
     click.option(
         "--operators",
         default="",
@@ -286,6 +290,7 @@ def _given(context: click.Context, name: str) -> bool:
 def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> ServerSettings:
     """Check flags against each other. Raises click.UsageError naming flag and value."""
     tls = _tls_files(context, flags)
+    _refuse_inert_security(context, flags)
     address = flags["listen_address"] or ("" if tls else LOOPBACK)
     if not tls and not is_loopback(address):
         log.warning("without TLS anyone who reaches the port can act as a sidecar", listen_address=address)
@@ -300,7 +305,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
         metrics_port=flags["metrics_port"],
         metadata_enabled=flags["metadata_enabled"],
         tls=tls,
-        trust_domain=flags["trust_domain"],
+        trust_domain=flags["trust_domain"] if tls and _given(context, "trust_domain") else None,
         operators=frozenset(name for name in flags["operators"].split(",") if name),
         sidecars=SidecarSettings(
             replication_factor=flags["replication_factor"],
@@ -323,10 +328,33 @@ def _tls_files(context: click.Context, flags: dict[str, Any]) -> TlsFiles | None
         if missing:
             raise click.UsageError(f"--tls-enabled needs {', '.join(missing)}: certificates come from files only")
         return TlsFiles(flags["tls_ca_file"], flags["tls_cert_file"], flags["tls_key_file"])
-    for name in ("tls_cert_file", "tls_key_file"):
+    needing_tls = {"tls_cert_file": "--tls-cert-file", "tls_key_file": "--tls-key-file", "operators": "--operators"}
+    for name, flag in needing_tls.items():
         if _given(context, name):
-            raise click.UsageError(f"{names[name]} has no effect without --tls-enabled: refusing to start without TLS")
+            raise click.UsageError(f"{flag} has no effect without --tls-enabled: refusing to start without TLS")
+    for name, flag in (("tls_ca_file", "--trust-anchors-file"), ("trust_domain", "--trust-domain")):
+        if _given(context, name):  # deployments of Dapr give these with TLS switched off as well
+            log.warning("flag has no effect", flag=flag, because="TLS is off")
     return None
+
+
+def _refuse_inert_security(context: click.Context, flags: dict[str, Any]) -> None:
+    """A security flag of an engine that is not in use would protect nothing: say so instead of starting."""
+    engine = EngineName(flags["engine"])
+    for owner, prefix, names in (
+        (EngineName.PYSYNCOBJ, "raft_tls", ("ca_file", "cert_file", "key_file")),
+        (EngineName.ETCD, "etcd", ("ca_file", "cert_file", "key_file", "user", "password_file")),
+    ):
+        for name in names:
+            if engine is not owner and _given(context, f"{prefix}_{name}"):
+                flag = f"--{prefix}_{name}".replace("_", "-")
+                raise click.UsageError(
+                    f"{flag} has no effect with --engine {engine.value}: refusing to start without it"
+                )
+    if engine is EngineName.ETCD and not flags["etcd_ca_file"]:
+        for name in ("cert_file", "key_file"):
+            if flags[f"etcd_{name}"]:
+                raise click.UsageError(f"--etcd-{name.replace('_', '-')} and TLS to etcd need --etcd-ca-file")
 
 
 def _raft_tls(flags: dict[str, Any], tls: TlsFiles | None) -> TlsFiles | None:

@@ -62,6 +62,14 @@ def parse_spiffe_id(uri: str) -> SpiffeIdentity | None:
     return SpiffeIdentity(parts[0], parts[2], parts[3])
 
 
+def trust_domain_problem(identity: SpiffeIdentity | None, trust_domain: str | None) -> Refusal | None:
+    """Refuse identities of other trust domains, if `trust_domain` names the one to accept. Our own check."""
+    if trust_domain is None or identity is None or identity.trust_domain == trust_domain:
+        return None
+    text = f"SPIFFE ID of trust domain {_shortened(identity.trust_domain)}; only {trust_domain} is accepted"
+    return Refusal("PERMISSION_DENIED", text)
+
+
 def check_message(message: SidecarMessage, *, tls: bool, identity: SpiffeIdentity | None) -> Refusal | None:
     """All checks, in Dapr's order. `identity` is that of the client certificate; without `tls` it is not looked at."""
     if tls and identity is None:

@@ -220,6 +220,12 @@ class NamespaceRunner:
         except (NotApplied, ProposalError) as error:
             log.info("a batch was not applied", namespace=self.name, reason=str(error))
             event = BatchFailed(batch.batch_id, retry=True)
+        except Exception as error:
+            # A namespace whose proposal never ends would stand still for ever: start again from the replicated state.
+            log.exception("proposing a batch failed", namespace=self.name)
+            self._proposal = None
+            self._on_deposed(f"proposing a batch of namespace {self.name} failed: {error!r}")
+            return
         else:
             if answer.code is AnswerCode.STALE_EPOCH:
                 self._proposal = None

@@ -6,6 +6,7 @@ when the same replica is elected again.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -71,8 +72,11 @@ class Office:
             raise NotApplied(f"taking office was refused: {answer.detail}")
         await proposer.open()
         if not engine.status().durable and machine.state.generation == 0:
-            # Nothing of an earlier run of this engine is known: its versions must lie below ours all the same.
-            await proposer.propose(RaiseGeneration(int(time.time())))
+            # Nothing of an earlier run of this engine is known: its versions must lie below ours all the same. Our
+            # second is over before anybody sees its number, so that a run that starts after this one has another.
+            generation = int(time.time())
+            await asyncio.sleep(max(0.0, generation + 1 - time.time()))
+            await proposer.propose(RaiseGeneration(generation))
         office = cls(
             engine=engine,
             machine=machine,

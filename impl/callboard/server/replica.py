@@ -122,7 +122,7 @@ class Replica:
                 ("grpc.max_send_message_length", -1),
             ],
         )
-        service = SidecarService(self, sidecars, tls=self._tls is not None)
+        service = SidecarService(self, sidecars, tls=self._tls is not None, trust_domain=self.settings.trust_domain)
         admin = AdminService(self, sidecars.replication_factor, self.settings)
         server.add_generic_rpc_handlers((service.handlers(), admin.handlers()))
         address = f"{_bracketed(self.settings.listen_address)}:{self.settings.port}"
@@ -189,6 +189,10 @@ class Replica:
                 log.info("could not take office yet", reason=str(error))
                 await asyncio.sleep(TAKE_OFFICE_PAUSE_MS / 1000)
                 continue
+            except Exception as error:
+                log.exception("taking office failed")
+                self._on_halt(f"taking office failed: {error!r}")  # elected for ever and never in office helps nobody
+                return
             if self.machine.state.epoch != office.epoch:
                 office.close("FAILED_PRECONDITION", not_leader_text(self.settings.replica_id))
                 continue

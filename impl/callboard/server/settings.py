@@ -95,7 +95,9 @@ class ServerSettings:
     metadata_enabled: bool = False
     """Whether /placement/state answers."""
     tls: TlsFiles | None = None
-    trust_domain: str = "localhost"
+    trust_domain: str | None = None
+    """With TLS: sidecars whose SPIFFE id is of another trust domain are refused. None accepts every domain that the
+    authorities vouch for, as Dapr's placement does."""
     operators: frozenset[str] = frozenset()
     """With TLS: names in certificates (DNS names or SPIFFE ids) that may back up, restore and change things."""
     sidecars: SidecarSettings = SidecarSettings()

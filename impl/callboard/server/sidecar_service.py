@@ -19,6 +19,7 @@ from callboard.core.sidecar_protocol import (
     check_message,
     first_message_problem,
     report_of,
+    trust_domain_problem,
 )
 from callboard.protos.generated import placement_pb2
 from callboard.server.byte_window import ByteWindow
@@ -54,10 +55,11 @@ class Replica(Protocol):
 class SidecarService:
     """Handler of ReportDaprStatus. Leaders serve; every other replica refuses before it reads anything."""
 
-    def __init__(self, replica: Replica, settings: SidecarSettings, *, tls: bool) -> None:
+    def __init__(self, replica: Replica, settings: SidecarSettings, *, tls: bool, trust_domain: str | None) -> None:
         self._replica = replica
         self._settings = settings
         self._tls = tls
+        self._trust_domain = trust_domain
         self._stream_ids = itertools.count(1)
         self._greeting = 0
 
@@ -130,7 +132,11 @@ class SidecarService:
         if first is None:
             await _abort(context, _malformed(payload))
         message = _message(first)
-        refusal = check_message(message, tls=self._tls, identity=identity) or first_message_problem(message)
+        refusal = (
+            trust_domain_problem(identity, self._trust_domain)
+            or check_message(message, tls=self._tls, identity=identity)
+            or first_message_problem(message)
+        )
         if refusal is not None:
             await _abort(context, Ending(refusal.status, refusal.text))
         return first

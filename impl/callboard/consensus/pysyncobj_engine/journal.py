@@ -196,7 +196,6 @@ class JournalFigures:
 
     syncs: int = 0
     rewrites: int = 0
-    bytes_written: int = 0
 
 
 class Journal(LibraryJournal):  # type: ignore[misc]  # the library has no types
@@ -311,7 +310,6 @@ class Journal(LibraryJournal):  # type: ignore[misc]  # the library has no types
         self._next_sequence += 1
         self._clean()
         self.figures.syncs += 1
-        self.figures.bytes_written += len(data)
 
     def rebase(self, base: Base, *, keep_from: int) -> None:
         """Stand on the snapshot `base` from now on, durably, and forget the entries before `keep_from`.
@@ -406,4 +404,3 @@ class Journal(LibraryJournal):  # type: ignore[misc]  # the library has no types
         self._next_sequence = 1
         self._clean()
         self.figures.rewrites += 1
-        self.figures.bytes_written += len(data)
