@@ -1,0 +1,1 @@
+"""The fault-injection suite: real processes, every link through a proxy, histories first, checkers afterwards."""

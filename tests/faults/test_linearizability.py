@@ -1,0 +1,136 @@
+"""The checker of linearizability against brute force, and against simulated services with seeded bugs."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.faults.checkers.linearizability import Search, check, check_by_index
+from harness.faults.checkers.models import AppendList, Counter, MemberRegister, Register
+from harness.faults.checkers.verdict import Verdict
+from harness.faults.history import Operation, Outcome
+from tests.faults.histories import drawn_register_history, linearizable_by_brute_force, operation
+
+LIMIT_S = 60.0
+
+
+@st.composite
+def small_histories(draw: st.DrawFn) -> list[Operation]:
+    """Up to six operations on a register, overlapping in every way, answers right and wrong."""
+    history = []
+    for process in range(draw(st.integers(1, 6))):
+        called = draw(st.integers(0, 12))
+        returned = draw(st.none() | st.integers(called, called + 8))
+        function = draw(st.sampled_from(["read", "write", "compare_and_set"]))
+        value = draw(st.integers(0, 2))
+        match function:
+            case "read":
+                entry = operation("read", called, returned, result=draw(st.none() | st.integers(0, 2)), process=process)
+            case "write":
+                entry = operation("write", called, returned, value, process=process)
+            case _:
+                result = draw(st.booleans())
+                argument = [draw(st.none() | st.integers(0, 2)), value]
+                entry = operation("compare_and_set", called, returned, argument, result, process=process)
+        history.append(entry)
+    return sorted(history, key=lambda entry: entry.called_ns)
+
+
+@given(small_histories())
+@settings(max_examples=600, deadline=None)
+def test_agrees_with_trying_every_order(history: list[Operation]) -> None:
+    expected = Verdict.VALID if linearizable_by_brute_force(history, Register()) else Verdict.INVALID
+    assert check({"k": history}, Register(), time_limit_s=LIMIT_S).verdict is expected
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=100, deadline=None)
+def test_histories_of_a_right_register_are_linearizable(seed: int) -> None:
+    history = drawn_register_history(seed, operations=60, processes=5)
+    assert check({"k": history}, Register(), time_limit_s=LIMIT_S).verdict is Verdict.VALID
+
+
+def test_stale_reads_and_lost_writes_are_found() -> None:
+    for bug in ("stale_reads", "lost_writes"):
+        found = 0
+        for seed in range(20):
+            history = drawn_register_history(seed, operations=60, processes=5, **{bug: True})
+            result = check({"k": history}, Register(), time_limit_s=LIMIT_S)
+            found += result.verdict is Verdict.INVALID
+            assert result.verdict is Verdict.VALID or "key k is not linearizable" in result.explanation[0]
+        assert found >= 10, bug
+
+
+def test_an_illegal_key_is_found_among_many_legal_ones() -> None:
+    keys = {str(seed): drawn_register_history(seed, operations=40, processes=4) for seed in range(30)}
+    keys["broken"] = [operation("write", 0, 1, 5), operation("read", 2, 3, result=6)]
+    result = check(keys, Register(), time_limit_s=LIMIT_S)
+    assert result.verdict is Verdict.INVALID
+    assert result.explanation[0] == "key broken is not linearizable"
+    assert any("read() on k -> ok 6" in line for line in result.explanation)
+
+
+def test_running_out_of_time_is_unknown_and_no_pass() -> None:
+    # Many concurrent writes and one impossible read: every order of the writes has to be tried.
+    history = [operation("write", 0, 1000, number, process=number) for number in range(25)]
+    history.append(operation("read", 10, 20, result="never written", process=99))
+    result = check({"k": history}, Register(), time_limit_s=0.0)
+    assert result.verdict is Verdict.UNKNOWN
+    assert "not decided within 0.0 s" in result.explanation[0]
+
+
+def test_an_operation_of_unknown_outcome_may_happen_late_or_never() -> None:
+    write = operation("write", 0, None, 1)
+    assert Search([write, operation("read", 5, 6, result=None)], Register()).run(1000) is Verdict.VALID
+    late = [write, operation("read", 5, 6, result=None), operation("read", 7, 8, result=1)]
+    assert Search(late, Register()).run(1000) is Verdict.VALID
+    undone = [*late, operation("read", 9, 10, result=None)]
+    assert Search(undone, Register()).run(1000) is Verdict.INVALID
+
+
+def test_a_failed_operation_must_not_have_happened() -> None:
+    history = [operation("write", 0, 1, 1, outcome=Outcome.FAIL), operation("read", 2, 3, result=1)]
+    assert check({"k": history}, Register(), time_limit_s=LIMIT_S).verdict is Verdict.INVALID
+
+
+def test_other_models() -> None:
+    appended = [operation("append", 0, 1, 1, [1]), operation("append", 0, 2, 2), operation("read", 3, 4, result=[1, 2])]
+    assert Search(appended, AppendList()).run(1000) is Verdict.VALID
+    lost = [*appended, operation("read", 5, 6, result=[2])]
+    assert Search(lost, AppendList()).run(1000) is Verdict.INVALID
+    counted = [operation("add", 0, 1, 2, 2), operation("add", 0, 1, 3, 5), operation("read", 2, 3, result=5)]
+    assert Search(counted, Counter()).run(1000) is Verdict.VALID
+    twice = [*counted, operation("add", 4, 5, 1, 7)]
+    assert Search(twice, Counter()).run(1000) is Verdict.INVALID
+    member = [
+        operation("upsert", 0, 1, {"port": 1}),
+        operation("remove", 2, 3),
+        operation("read", 4, 5, result={"port": 1}),
+    ]
+    assert Search(member, MemberRegister()).run(1000) is Verdict.INVALID
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_positions_of_a_right_service_are_accepted(seed: int) -> None:
+    history = [
+        entry for entry in drawn_register_history(seed, operations=60, processes=5) if entry.returned_ns is not None
+    ]
+    by_index = check_by_index({"k": history}, Register())
+    searched = check({"k": history}, Register(), time_limit_s=LIMIT_S)
+    # Leaving out writes of unknown outcome can only make a right history wrong, and then for both.
+    assert by_index.verdict is searched.verdict or searched.verdict is Verdict.VALID
+
+
+def test_positions_that_contradict_the_model_time_or_each_other_are_found() -> None:
+    def problem(*history: Operation) -> str:
+        result = check_by_index({"k": history}, Register())
+        assert result.verdict is Verdict.INVALID
+        return result.explanation[0]
+
+    write = operation("write", 0, 1, 1, index=1)
+    assert "cannot happen" in problem(write, operation("read", 2, 3, result=2, index=1))
+    assert "contradict real time" in problem(operation("write", 5, 6, 1, index=1), operation("write", 0, 1, 2, index=2))
+    assert "two writes at position 1" in problem(write, operation("write", 2, 3, 2, index=1))
+    open_ended = check_by_index({"k": [operation("write", 0, None, 1)]}, Register())
+    assert open_ended.figures == {"keys": 0, "operations": 0, "keys_left_out": 1}
