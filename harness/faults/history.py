@@ -113,7 +113,7 @@ class History:
 
 @define
 class Recorder:
-    """Appends to a history file. Every line is written by one call: a kill leaves whole lines and at most a torn last."""
+    """Appends to a history file. Every line is written by one call: a kill leaves whole lines and one torn."""
 
     path: Path
     phase: Phase = Phase.BEFORE
