@@ -1,0 +1,179 @@
+"""Checkers of what hosts ran: `SingleActivation`, `TurnBased`, `DuplicateWindow`, and exactly one after the heal.
+
+Turns are recorded by the actors themselves with two readings of the machine's clock that lie inside the turn, so the
+interval between them is surely part of it: two that overlap are a proof, not a suspicion. (The whole turn is longer;
+what a bound is compared with is therefore the least that can have happened, never more.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from attrs import frozen
+
+from harness.faults.checkers.verdict import CheckResult, Verdict
+from harness.faults.history import History
+
+TURN = "turn"
+"""Note of one turn: host, incarnation, actor, fence, begun_ns, ended_ns, chain (of calls, if reentrant)."""
+
+
+@frozen
+class Turn:
+    """One turn of one actor in one incarnation of a host. `fence` is 0 where the policy has none."""
+
+    actor: str
+    host: str
+    incarnation: int
+    fence: int
+    begun_ns: int
+    ended_ns: int
+    chain: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.actor} in {self.host}/{self.incarnation} under fence {self.fence}: "
+            f"[{self.begun_ns / 1e6:.3f}, {self.ended_ns / 1e6:.3f}] ms"
+        )
+
+
+def turns_of(history: History) -> dict[str, list[Turn]]:
+    """Turns by actor, in the order in which they began."""
+    by_actor: dict[str, list[Turn]] = {}
+    for note in history.notes_of(TURN):
+        fields = note.fields
+        turn = Turn(
+            fields["actor"],
+            fields["host"],
+            fields["incarnation"],
+            fields.get("fence", 0),
+            fields["begun_ns"],
+            fields["ended_ns"],
+            fields.get("chain", ""),
+        )
+        by_actor.setdefault(turn.actor, []).append(turn)
+    for turns in by_actor.values():
+        turns.sort(key=lambda turn: (turn.begun_ns, turn.ended_ns))
+    return by_actor
+
+
+def check_single_activation(history: History) -> CheckResult:
+    """No two incarnations run turns of one actor at once. Exposure: how often an actor changed its place."""
+    by_actor = turns_of(history)
+    figures = _figures(by_actor)
+    for first, second in _overlaps(by_actor, same_place=False):
+        lines = ("two incarnations run one actor at once", f"  {first}", f"  {second}")
+        return CheckResult("single_activation", Verdict.INVALID, lines, figures)
+    return CheckResult("single_activation", Verdict.VALID, (), figures)
+
+
+def check_turn_based(history: History) -> CheckResult:
+    """Within one incarnation turns of one actor follow each other, except along one chain of calls."""
+    by_actor = turns_of(history)
+    figures = _figures(by_actor)
+    for first, second in _overlaps(by_actor, same_place=True):
+        if not first.chain or first.chain != second.chain:
+            lines = ("two turns of one actor at once in one host", f"  {first}", f"  {second}")
+            return CheckResult("turn_based", Verdict.INVALID, lines, figures)
+    return CheckResult("turn_based", Verdict.VALID, (), figures)
+
+
+def check_stale_turns(history: History) -> CheckResult:
+    """No turn begins under a fence after a turn under a higher fence of the same actor began: a zombie acting late,
+    which intervals that do not overlap cannot show."""
+    by_actor = turns_of(history)
+    figures = _figures(by_actor)
+    for turns in by_actor.values():
+        highest = None
+        for turn in turns:
+            if highest is not None and turn.fence < highest.fence and turn.begun_ns > highest.begun_ns:
+                lines = ("a turn under an older fence after one under a newer", f"  {highest}", f"  {turn}")
+                return CheckResult("stale_turns", Verdict.INVALID, lines, figures)
+            if highest is None or turn.fence > highest.fence:
+                highest = turn
+    return CheckResult("stale_turns", Verdict.VALID, (), figures)
+
+
+def check_duplicate_window(history: History, *, bound_ms: int, healed_ns: int) -> CheckResult:
+    """`DuplicateWindow`: turns of one actor in two places overlap or alternate until `bound_ms` after the heal at most.
+
+    Args:
+        bound_ms: computed from the settings of the run (spec/README.md has the formula).
+        healed_ns: the later of the heal and of the moment from which the hosts were able to run.
+    """
+    by_actor = turns_of(history)
+    figures = _figures(by_actor) | {"actors_with_duplicates": 0, "longest_after_heal_ms": 0}
+    worst: tuple[int, Turn, Turn] | None = None
+    for turns in by_actor.values():
+        last = _last_duplicate(turns)
+        if last is None:
+            continue
+        figures["actors_with_duplicates"] += 1
+        after_ms = max(0, last[1].begun_ns - healed_ns) // 1_000_000
+        if worst is None or after_ms > worst[0]:
+            worst = (after_ms, *last)
+    if worst is None:
+        return CheckResult("duplicate_window", Verdict.VALID, (), figures)
+    figures["longest_after_heal_ms"] = worst[0]
+    if worst[0] <= bound_ms:
+        return CheckResult("duplicate_window", Verdict.VALID, (), figures)
+    lines = (
+        f"an actor runs in two places {worst[0]} ms after the heal; the bound is {bound_ms} ms",
+        f"  {worst[1]}",
+        f"  {worst[2]}",
+    )
+    return CheckResult("duplicate_window", Verdict.INVALID, lines, figures)
+
+
+def check_exactly_one(history: History, *, settled_ns: int, actors: Iterable[str]) -> CheckResult:
+    """After `settled_ns` each of `actors` runs, and in one place only."""
+    by_actor = turns_of(history)
+    wanted = sorted(actors)
+    figures = {"actors": len(wanted)}
+    for actor in wanted:
+        late = [turn for turn in by_actor.get(actor, ()) if turn.begun_ns >= settled_ns]
+        places = {(turn.host, turn.incarnation): turn for turn in late}
+        if len(places) != 1:
+            what = "nowhere" if not places else f"in {len(places)} places"
+            lines = (
+                f"actor {actor} runs {what} after everything had settled",
+                *(f"  {turn}" for turn in places.values()),
+            )
+            return CheckResult("exactly_one", Verdict.INVALID, lines, figures)
+    verdict = Verdict.VALID if wanted else Verdict.UNKNOWN
+    return CheckResult("exactly_one", verdict, () if wanted else ("no actors to look at",), figures)
+
+
+def _last_duplicate(turns: Sequence[Turn]) -> tuple[Turn, Turn] | None:
+    """The last return to a place that another place had taken over from, or the last overlap; None if places only ever
+    change once and for all."""
+    left: set[tuple[str, int]] = set()
+    found = None
+    for before, turn in pairwise(turns):
+        if (before.host, before.incarnation) != (turn.host, turn.incarnation):
+            left.add((before.host, before.incarnation))
+            if (turn.host, turn.incarnation) in left or turn.begun_ns < before.ended_ns:
+                found = (before, turn)
+    return found
+
+
+def _overlaps(by_actor: Mapping[str, Sequence[Turn]], *, same_place: bool) -> Iterable[tuple[Turn, Turn]]:
+    """Sweep along time: each turn against those that are still open."""
+    for turns in by_actor.values():
+        still_open: list[Turn] = []
+        for turn in turns:
+            still_open = [other for other in still_open if other.ended_ns > turn.begun_ns]
+            for other in still_open:
+                if ((other.host, other.incarnation) == (turn.host, turn.incarnation)) is same_place:
+                    yield other, turn
+            still_open.append(turn)
+
+
+def _figures(by_actor: Mapping[str, Sequence[Turn]]) -> dict[str, int]:
+    moves = sum(
+        (before.host, before.incarnation) != (after.host, after.incarnation)
+        for turns in by_actor.values()
+        for before, after in pairwise(turns)
+    )
+    return {"actors": len(by_actor), "turns": sum(map(len, by_actor.values())), "moves": moves}

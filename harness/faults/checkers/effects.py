@@ -1,0 +1,73 @@
+"""Checkers of what reached the outside: `FenceMonotonic` at the store, and acknowledged work that is there once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from harness.faults.checkers.verdict import CheckResult, Verdict
+from harness.faults.history import History, Operation, Outcome
+
+STORE = "store"
+"""Note of one write at a store, in the order of the store: actor, fence, accepted (true or false), host."""
+
+
+def check_fences(history: History) -> CheckResult:
+    """The fences of accepted writes of one actor never fall, and what was refused was older than what was accepted."""
+    accepted: dict[str, int] = {}
+    figures = {"writes": 0, "refused": 0}
+    for note in history.notes_of(STORE):
+        actor, fence = note.fields["actor"], note.fields["fence"]
+        newest = accepted.get(actor, 0)
+        figures["writes"] += 1
+        if note.fields["accepted"]:
+            if fence < newest:
+                text = f"actor {actor}: a write under fence {fence} was accepted after one under {newest}"
+                return CheckResult("fence_monotonic", Verdict.INVALID, (text,), figures)
+            accepted[actor] = fence
+        else:
+            figures["refused"] += 1
+            if fence >= newest:
+                text = (
+                    f"actor {actor}: a write under fence {fence} was refused although none above {newest} was accepted"
+                )
+                return CheckResult("fence_monotonic", Verdict.INVALID, (text,), figures)
+    verdict = Verdict.VALID if figures["writes"] else Verdict.UNKNOWN
+    return CheckResult("fence_monotonic", verdict, () if figures["writes"] else ("no writes at the store",), figures)
+
+
+def check_acknowledged_once(
+    appended: Mapping[str, Sequence[Operation]], final: Mapping[str, Sequence[object]]
+) -> CheckResult:
+    """Jepsen's set-full, with counts: what was acknowledged is in the final list once, what failed is not in it, what
+    has an unknown outcome at most once, and nothing else is.
+
+    Args:
+        appended: operations `append(value)` by key; values are distinct within a key.
+        final: the list of each key, read after everything was healed.
+    """
+    figures = {"keys": len(appended), "acknowledged": 0, "unknown": 0, "unknown_present": 0}
+    problems: list[str] = []
+    for key, operations in sorted(appended.items()):
+        found = Counter(final.get(key, ()))
+        for operation in operations:
+            count = found.pop(operation.argument, 0)
+            value = f"value {operation.argument!r} of {key}"
+            match operation.outcome:
+                case Outcome.OK:
+                    figures["acknowledged"] += 1
+                    if count != 1:
+                        problems.append(f"acknowledged {value} is there {count} times")
+                case Outcome.FAIL:
+                    if count:
+                        problems.append(f"{value} surely failed ({operation.error}), but is there {count} times")
+                case Outcome.INFO:
+                    figures["unknown"] += 1
+                    figures["unknown_present"] += count > 0
+                    if count > 1:
+                        problems.append(f"{value} of unknown outcome is there {count} times")
+        problems += [f"value {value!r} of {key} was never appended" for value in found]
+    verdict = Verdict.INVALID if problems else Verdict.VALID if figures["acknowledged"] else Verdict.UNKNOWN
+    if verdict is Verdict.UNKNOWN:
+        problems.append("nothing was acknowledged")
+    return CheckResult("acknowledged_once", verdict, tuple(problems[:20]), figures)

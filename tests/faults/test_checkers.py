@@ -1,0 +1,163 @@
+"""Every checker passes a right history, says unknown of an empty one, and catches a seeded bug."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.faults.checkers.activations import (
+    check_duplicate_window,
+    check_exactly_one,
+    check_single_activation,
+    check_stale_turns,
+    check_turn_based,
+)
+from harness.faults.checkers.effects import check_acknowledged_once, check_fences
+from harness.faults.checkers.tables import check_convergence, check_tables
+from harness.faults.checkers.verdict import CheckResult, Verdict, worst
+from harness.faults.history import History, Note, Outcome
+from tests.faults.histories import operation
+
+MS = 1_000_000
+
+
+def turn(host: str, begun_ms: int, ended_ms: int, *, fence: int = 1, actor: str = "a", chain: str = "") -> Note:
+    fields: dict[str, Any] = {"actor": actor, "host": host, "incarnation": 1, "fence": fence, "chain": chain}
+    return Note("turn", begun_ms * MS, fields | {"begun_ns": begun_ms * MS, "ended_ns": ended_ms * MS})
+
+
+def note(kind: str, at_ms: int = 0, **fields: Any) -> Note:
+    return Note(kind, at_ms * MS, fields)
+
+
+def history(*notes: Note) -> History:
+    return History((), notes=notes)
+
+
+MOVED = history(turn("x", 0, 5), turn("x", 6, 8), turn("y", 9, 12, fence=2))
+
+
+@pytest.mark.parametrize("check", [check_single_activation, check_turn_based, check_stale_turns])
+def test_an_actor_that_moves_once_is_right(check: Callable[[History], CheckResult]) -> None:
+    result = check(MOVED)
+    assert result.verdict is Verdict.VALID
+    assert result.figures == {"actors": 1, "turns": 3, "moves": 1}
+
+
+def test_two_activations_at_once_are_found_even_around_a_third_turn() -> None:
+    result = check_single_activation(history(turn("x", 0, 100), turn("x", 10, 20), turn("y", 50, 60)))
+    assert result.verdict is Verdict.INVALID
+    assert "x/1" in result.explanation[1]
+    assert "y/1" in result.explanation[2]
+
+
+def test_two_turns_at_once_are_found_unless_they_are_one_chain() -> None:
+    assert check_turn_based(history(turn("x", 0, 5), turn("x", 4, 6))).verdict is Verdict.INVALID
+    assert check_turn_based(history(turn("x", 0, 5, chain="1"), turn("x", 1, 4, chain="2"))).verdict is Verdict.INVALID
+    assert check_turn_based(history(turn("x", 0, 5, chain="1"), turn("x", 1, 4, chain="1"))).verdict is Verdict.VALID
+
+
+def test_a_zombie_that_acts_after_its_successor_is_found() -> None:
+    zombie = history(turn("x", 0, 5, fence=1), turn("y", 6, 7, fence=2), turn("x", 8, 9, fence=1))
+    assert check_single_activation(zombie).verdict is Verdict.VALID
+    assert check_stale_turns(zombie).verdict is Verdict.INVALID
+
+
+def test_duplicates_are_measured_from_the_heal_and_held_against_the_bound() -> None:
+    alternating = history(turn("x", 0, 5), turn("y", 10, 11), turn("x", 300, 301), turn("y", 400, 401))
+    within = check_duplicate_window(alternating, bound_ms=300, healed_ns=100 * MS)
+    assert within.verdict is Verdict.VALID
+    assert within.figures["longest_after_heal_ms"] == 300
+    assert check_duplicate_window(alternating, bound_ms=299, healed_ns=100 * MS).verdict is Verdict.INVALID
+    assert check_duplicate_window(MOVED, bound_ms=0, healed_ns=0).verdict is Verdict.VALID
+
+
+def test_exactly_one_means_neither_two_nor_none() -> None:
+    both = history(turn("x", 10, 11), turn("y", 12, 13))
+    assert check_exactly_one(both, settled_ns=0, actors=["a"]).verdict is Verdict.INVALID
+    assert check_exactly_one(both, settled_ns=12 * MS, actors=["a"]).verdict is Verdict.VALID
+    nowhere = check_exactly_one(both, settled_ns=20 * MS, actors=["a"])
+    assert nowhere.explanation[0] == "actor a runs nowhere after everything had settled"
+    assert check_exactly_one(both, settled_ns=0, actors=[]).verdict is Verdict.UNKNOWN
+
+
+def store(fence: int, *, accepted: bool) -> Note:
+    return note("store", actor="a", fence=fence, accepted=accepted)
+
+
+def test_fences_at_the_store() -> None:
+    right = history(store(1, accepted=True), store(2, accepted=True), store(1, accepted=False))
+    assert check_fences(right).figures == {"writes": 3, "refused": 1}
+    assert check_fences(right).verdict is Verdict.VALID
+    stale = history(store(2, accepted=True), store(1, accepted=True))
+    assert check_fences(stale).verdict is Verdict.INVALID
+    needless = history(store(1, accepted=True), store(1, accepted=False))
+    assert check_fences(needless).verdict is Verdict.INVALID
+    assert check_fences(history()).verdict is Verdict.UNKNOWN
+
+
+def test_acknowledged_work_is_there_once() -> None:
+    appended = {
+        "a": [
+            operation("append", 0, 1, 1),
+            operation("append", 2, None, 2),
+            operation("append", 3, 4, 3, outcome=Outcome.FAIL),
+        ]
+    }
+    assert check_acknowledged_once(appended, {"a": [1]}).verdict is Verdict.VALID
+    assert check_acknowledged_once(appended, {"a": [1, 2]}).verdict is Verdict.VALID
+    for final, complaint in (
+        ([2], "acknowledged value 1 of a is there 0 times"),
+        ([1, 1], "acknowledged value 1 of a is there 2 times"),
+        ([1, 2, 2], "value 2 of a of unknown outcome is there 2 times"),
+        ([1, 3], "value 3 of a surely failed"),
+        ([1, 9], "value 9 of a was never appended"),
+    ):
+        result = check_acknowledged_once(appended, {"a": final})
+        assert result.verdict is Verdict.INVALID
+        assert complaint in result.explanation[0]
+    assert check_acknowledged_once({}, {}).verdict is Verdict.UNKNOWN
+
+
+def table(host: str, version: int, digest: str = "d", at_ms: int = 0) -> Note:
+    return note("table", at_ms, host=host, incarnation=1, version=version, digest=digest)
+
+
+def committed(version: int, digest: str = "d", at_ms: int = 0) -> Note:
+    return note("committed", at_ms, version=version, digest=digest, replica="r1")
+
+
+def test_tables() -> None:
+    right = history(committed(1), committed(3), table("x", 1), table("x", 3), table("y", 3))
+    assert check_tables(right).verdict is Verdict.VALID
+    for wrong, complaint in (
+        (history(table("x", 2), table("x", 1)), "x/1 installs version 1 after 2"),
+        (history(table("x", 2), table("x", 2)), "x/1 installs version 2 after 2"),
+        (history(committed(2, "d"), table("x", 2, "e")), "version 2 has digest d at r1 and e at x"),
+        (history(committed(1), table("x", 2)), "x installs version 2, which no replica committed"),
+    ):
+        result = check_tables(wrong)
+        assert result.verdict is Verdict.INVALID
+        assert result.explanation == (complaint,)
+    assert check_tables(history()).verdict is Verdict.UNKNOWN
+
+
+def test_convergence() -> None:
+    notes = history(committed(1), committed(2, at_ms=50), table("x", 2, at_ms=120), table("y", 2, at_ms=90))
+    within = check_convergence(notes, healed_ns=100 * MS, bound_ms=20, hosts=["x", "y"])
+    assert within.verdict is Verdict.VALID
+    assert within.figures == {"hosts": 2, "slowest_ms": 20}
+    late = check_convergence(notes, healed_ns=100 * MS, bound_ms=19, hosts=["x", "y"])
+    assert late.explanation == ("x installed version 2 after 20 ms; the bound is 19 ms",)
+    never = check_convergence(notes, healed_ns=100 * MS, bound_ms=20, hosts=["z"])
+    assert never.explanation == ("z never installed the newest version 2",)
+    assert check_convergence(history(), healed_ns=0, bound_ms=1, hosts=["x"]).verdict is Verdict.INVALID
+    assert check_convergence(history(), healed_ns=0, bound_ms=1, hosts=[]).verdict is Verdict.UNKNOWN
+
+
+def test_invalid_comes_before_unknown_before_valid() -> None:
+    assert worst([]) is Verdict.VALID
+    assert worst([Verdict.VALID, Verdict.UNKNOWN]) is Verdict.UNKNOWN
+    assert worst([Verdict.UNKNOWN, Verdict.INVALID, Verdict.VALID]) is Verdict.INVALID
