@@ -48,7 +48,8 @@ from callboard.core.barrier_records import (
 )
 from callboard.core.commands import CommitBatch, CreateNamespace, Removal, Request, TakeOffice
 from callboard.core.membership import apply
-from callboard.core.records import Answer, HostRecord, Namespace, Policy, ReplicatedState
+from callboard.core.records import Answer, HostRecord, Namespace, ReplicatedState
+from callboard.core.versions import Policy
 
 NAMESPACE = "default"
 

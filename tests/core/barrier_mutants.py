@@ -17,7 +17,8 @@ from callboard.core.barrier_records import (
     SidecarStream,
 )
 from callboard.core.commands import Removal
-from callboard.core.records import HostRecord, Member, Version
+from callboard.core.records import HostRecord, Member
+from callboard.core.versions import Version
 
 Prepare = Callable[[pytest.MonkeyPatch], None]
 

@@ -35,7 +35,8 @@ from callboard.core.barrier_records import (
 )
 from callboard.core.commands import Command, CommitBatch, CreateNamespace, RepeatRound, Request, TakeOffice
 from callboard.core.membership import apply
-from callboard.core.records import Member, Namespace, Policy, ReplicatedState
+from callboard.core.records import Member, Namespace, ReplicatedState
+from callboard.core.versions import Policy
 
 NAMESPACE = "default"
 SETTLING_STEPS_MAX = 100

@@ -1,6 +1,6 @@
 """Logs and snapshots of every feature level, kept as files that must replay to the same digest for ever.
 
-python -m tests.core.feature_level_fixture 1     write the files of level 1 (only when a level is new!)
+python -m tests.core.feature_level_fixture LEVEL     write the files of a level (only when it is new!)
 """
 
 from __future__ import annotations
@@ -12,20 +12,30 @@ from pathlib import Path
 from callboard.core import commands, membership, snapshot
 from callboard.core.commands import (
     BeginRestore,
+    Bury,
     Command,
     CommitBatch,
+    CommitNativeBatch,
+    ConfirmClear,
+    ConfirmEpoch,
     CreateNamespace,
+    CreateNativeNamespace,
     DeleteNamespace,
+    FenceSpan,
     OpenSession,
     RaiseFeatureLevel,
+    RaiseFences,
     RaiseGeneration,
     Removal,
     RepeatRound,
     Request,
     RequestId,
+    SlotSpan,
     TakeOffice,
 )
-from callboard.core.records import HostRecord, Policy, ReplicatedState
+from callboard.core.records import HostRecord, ReplicatedState
+from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord
+from callboard.core.versions import Policy
 
 FOLDER = Path(__file__).parent / "feature_levels"
 
@@ -53,6 +63,46 @@ def entries_of_level_1() -> list[bytes]:
     return [commands.encode_request(request) for request in wrapped] + [b"no command"]
 
 
+def entries_of_level_2() -> list[bytes]:
+    """A log in which every command of level 2 stands, over both native policies, with refusals and late repetitions."""
+
+    def host(number: int, *types: str, process: str = "p") -> NativeHostRecord:
+        return NativeHostRecord(
+            f"h{number}",
+            f"10.0.0.{number}:7301",
+            types,
+            f"{process}{number}",
+            (("zone", "ab"[number % 2]),),
+            50 * number,
+        )
+
+    settings = HandoffSettings(lease_ms=3000, drain_ms=700, margin_ms=300, tick_ms=400, failure_timeout_ms=3100)
+    exclusive = CreateNativeNamespace("carts", Policy.EXCLUSIVE, 5, settings)
+    requests: list[Command] = [TakeOffice("r1", "n1"), exclusive, RaiseFeatureLevel(1, 2), exclusive, exclusive]
+    requests += [CreateNativeNamespace("lamps", Policy.EVENTUAL, 4), CreateNamespace("lamps", Policy.BARRIER)]
+    requests += [CommitNativeBatch(1, "carts", (host(1, "Cart"), host(2, "Cart", "Lamp")))]
+    requests += [
+        CommitNativeBatch(1, "carts", (host(3, "Cart", "Lamp"), host(1, "Cart", process="q")), reason="restart")
+    ]
+    requests += [CommitNativeBatch(1, "lamps", (host(4, "Lamp"), host(5, "Lamp"))), ConfirmEpoch(1), ConfirmEpoch(2)]
+    requests += [ConfirmClear("carts", (SlotSpan("Cart", 0, 32, 2), SlotSpan("Lamp", 30, 2, 2))), Bury("carts", (1,))]
+    requests += [RaiseFences("carts", (FenceSpan("Cart", 0, 32, 1, 1),)), RaiseFences("lamps", ())]
+    requests += [CommitNativeBatch(1, "carts", marks=(HostMark("h2", draining=True), HostMark("h3", weight=10)))]
+    requests += [CommitNativeBatch(1, "carts", removals=(Removal("h3", 3),), reason="failure timeout")]
+    requests += [
+        TakeOffice("r2", "n2"),
+        CommitNativeBatch(1, "carts"),
+        CommitNativeBatch(2, "carts", (host(6, "Cart"),)),
+    ]
+    requests += [CommitNativeBatch(2, "lamps", removals=(Removal("h4", 5), Removal("h5", 6))), DeleteNamespace("lamps")]
+    requests += [RaiseGeneration(4), CreateNativeNamespace("lamps", Policy.EXCLUSIVE, 4)]
+    requests += [CommitNativeBatch(2, "lamps", (host(7, "Lamp"),)), CommitNativeBatch(2, "nowhere")]
+    return [commands.encode_request(Request(command)) for command in requests]
+
+
+ENTRIES = {1: entries_of_level_1, 2: entries_of_level_2}
+
+
 def replay(entries: list[bytes]) -> tuple[ReplicatedState, list[str]]:
     """The state after all entries, and the code of each answer."""
     state, codes = ReplicatedState(), []
@@ -78,5 +128,4 @@ def write(level: int, entries: list[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    assert sys.argv[1:] == ["1"], "name the level to write"
-    write(1, entries_of_level_1())
+    write(int(sys.argv[1]), ENTRIES[int(sys.argv[1])]())

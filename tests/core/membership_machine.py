@@ -26,7 +26,8 @@ from callboard.core.commands import (
     RequestId,
     TakeOffice,
 )
-from callboard.core.records import Answer, AnswerCode, HostRecord, Policy, ReplicatedState, Version
+from callboard.core.records import Answer, AnswerCode, HostRecord, ReplicatedState
+from callboard.core.versions import Policy, Version
 
 NAMES = ("10.0.0.1:50002", "10.0.0.2:50002", "10.0.0.3:50002")
 NAMESPACES = ("default", "other")

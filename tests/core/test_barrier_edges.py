@@ -22,7 +22,8 @@ from callboard.core.barrier_records import (
     TablesChanged,
     Tick,
 )
-from callboard.core.records import HostRecord, Member, Version
+from callboard.core.records import HostRecord, Member
+from callboard.core.versions import Version
 
 
 def started(settings: BarrierSettings | None = None) -> BarrierNamespace:

@@ -8,7 +8,7 @@ import pytest
 
 from callboard.core import snapshot
 from callboard.core.membership import KNOWN_FEATURE_LEVEL
-from tests.core.feature_level_fixture import FOLDER, entries_of_level_1, replay
+from tests.core.feature_level_fixture import ENTRIES, FOLDER, replay
 
 
 @pytest.mark.parametrize("level", range(1, KNOWN_FEATURE_LEVEL + 1))
@@ -23,6 +23,7 @@ def test_log_and_snapshot_of_each_level_replay_to_the_recorded_digest(level: int
     assert snapshot.encode_state(state) == saved, "a snapshot of the same state has other bytes now"
 
 
-def test_commands_of_level_1_are_still_encoded_alike() -> None:
-    recorded = (FOLDER / "level_1.log").read_text().split()
-    assert [entry.hex() for entry in entries_of_level_1()] == recorded
+@pytest.mark.parametrize("level", ENTRIES)
+def test_commands_of_each_level_are_still_encoded_alike(level: int) -> None:
+    recorded = (FOLDER / f"level_{level}.log").read_text().split()
+    assert [entry.hex() for entry in ENTRIES[level]()] == recorded

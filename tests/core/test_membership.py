@@ -25,14 +25,8 @@ from callboard.core.commands import (
     UnknownCommandError,
 )
 from callboard.core.membership import UnknownFeatureLevelError
-from callboard.core.records import (
-    Answer,
-    AnswerCode,
-    HostRecord,
-    Policy,
-    ReplicatedState,
-    Version,
-)
+from callboard.core.records import Answer, AnswerCode, HostRecord, ReplicatedState
+from callboard.core.versions import Policy, Version
 from tests.core.membership_machine import MembershipMachine
 
 TestMembership = MembershipMachine.TestCase

@@ -26,7 +26,8 @@ from callboard.core.commands import (
     TakeOffice,
     encode_request,
 )
-from callboard.core.records import Answer, HostRecord, Policy
+from callboard.core.records import Answer, HostRecord
+from callboard.core.versions import Policy
 from callboard.server.machine import ReplicatedMachine
 from harness.raftsim.disk import SimDisk, SimulatedCrash
 from harness.raftsim.hardened import SimulatedDirectory, core_in_simulation

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from callboard.cli.main import main
 from callboard.core.commands import CommitBatch, CreateNamespace
-from callboard.core.records import HostRecord, Policy, Version
+from callboard.core.records import HostRecord
 from callboard.core.snapshot import encode_state
+from callboard.core.versions import Policy, Version
 from callboard.server.replica import Replica
 from callboard.server.restore import RestoreRefusedError, restore
 from callboard.server.settings import EngineName, EngineSettings, ServerSettings

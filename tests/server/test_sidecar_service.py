@@ -13,7 +13,8 @@ from aiohttp import ClientSession
 
 from callboard.consensus.interface import Applied
 from callboard.core.commands import CommitBatch, CreateNamespace
-from callboard.core.records import HostRecord, Policy
+from callboard.core.records import HostRecord
+from callboard.core.versions import Policy
 from callboard.protos.generated import placement_pb2
 from callboard.server.replica import Replica
 from tests.server.deaf_client import connect_and_fall_silent

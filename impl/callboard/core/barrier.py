@@ -58,7 +58,8 @@ from callboard.core.barrier_records import (
 from callboard.core.commands import Removal
 from callboard.core.durations import format_duration_ms
 from callboard.core.membership import host_record_bytes
-from callboard.core.records import HostRecord, Member, Version
+from callboard.core.records import HostRecord, Member
+from callboard.core.versions import Version
 
 REMOVAL_BYTES_EXTRA = 16
 

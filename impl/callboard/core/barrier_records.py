@@ -9,7 +9,8 @@ from attrs import Factory, define, field, frozen
 from attrs.validators import ge
 
 from callboard.core.commands import Removal
-from callboard.core.records import HostRecord, Member, Version
+from callboard.core.records import HostRecord, Member
+from callboard.core.versions import Version
 
 
 class HostOperation(IntEnum):

@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from attrs.validators import ge
 
-from callboard.core.records import HostRecord, Policy
+from callboard.core.records import HostRecord
+from callboard.core.slot_records import SLOT_BITS_DEFAULT, HandoffSettings, HostMark, NativeHostRecord
+from callboard.core.versions import Policy
 
 ENCODING_VERSION = 1
 
@@ -59,10 +61,21 @@ class TakeOffice:
 
 @frozen
 class CreateNamespace:
-    """Create a namespace with its policy. The first committed policy wins."""
+    """Create a namespace for sidecars. The first committed policy wins; only `barrier` is possible."""
 
     namespace: str
     policy: Policy
+
+
+@frozen
+class CreateNativeNamespace:
+    """Create a namespace for native hosts (feature level 2): 2^slot_bits slots for each actor type, and its times,
+    which never change. The first committed policy wins."""
+
+    namespace: str
+    policy: Policy
+    slot_bits: int = SLOT_BITS_DEFAULT
+    settings: HandoffSettings = Factory(HandoffSettings)
 
 
 @frozen
@@ -126,6 +139,76 @@ class RaiseFeatureLevel:
     level: int = field(validator=ge(1))
 
 
+@frozen
+class CommitNativeBatch:
+    """Marks, removals, then upserts of native hosts, applied as one change of version, if `epoch` is the current one.
+
+    An upsert with the process token of the present member changes nothing if the record is equal, and the member's
+    record if it is not; any other token under that name is a new incarnation. `reason` is kept with tombstones.
+    """
+
+    epoch: int
+    namespace: str
+    upserts: tuple[NativeHostRecord, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    marks: tuple[HostMark, ...] = ()
+    reason: str = ""
+
+
+@frozen
+class SlotSpan:
+    """Consecutive slots of one actor type that share `since`."""
+
+    actor_type: str
+    first: int
+    count: int
+    since: int
+
+
+@frozen
+class ConfirmClear:
+    """Every incarnation in `pending` of these slots has released them (rule S4). Slots with another `since` are left
+    alone, so the epoch of who proposes it does not matter."""
+
+    namespace: str
+    spans: tuple[SlotSpan, ...]
+
+
+@frozen
+class Bury:
+    """These removed incarnations are gone for certain (rule S5): no slot waits for them any more."""
+
+    namespace: str
+    incarnations: tuple[int, ...]
+
+
+@frozen
+class FenceSpan:
+    """Consecutive slots of one actor type that share `since` and `fence`."""
+
+    actor_type: str
+    first: int
+    count: int
+    since: int
+    fence: int
+
+
+@frozen
+class RaiseFences:
+    """Give the owners of these slots a new fence after their lease ran out (rule S6), where `since` and `fence` still
+    are the present ones."""
+
+    namespace: str
+    spans: tuple[FenceSpan, ...]
+
+
+@frozen
+class ConfirmEpoch:
+    """Changes nothing; its answer says whether `epoch` was current when it committed. The quorum round of renewals."""
+
+    epoch: int
+
+
 Command = (
     OpenSession
     | TakeOffice
@@ -136,6 +219,12 @@ Command = (
     | RaiseGeneration
     | BeginRestore
     | RaiseFeatureLevel
+    | CreateNativeNamespace
+    | CommitNativeBatch
+    | ConfirmClear
+    | Bury
+    | RaiseFences
+    | ConfirmEpoch
 )
 
 KINDS: dict[str, type[Any]] = {
@@ -148,6 +237,12 @@ KINDS: dict[str, type[Any]] = {
     "raise_generation": RaiseGeneration,
     "begin_restore": BeginRestore,
     "raise_feature_level": RaiseFeatureLevel,
+    "create_native_namespace": CreateNativeNamespace,
+    "commit_native_batch": CommitNativeBatch,
+    "confirm_clear": ConfirmClear,
+    "bury": Bury,
+    "raise_fences": RaiseFences,
+    "confirm_epoch": ConfirmEpoch,
 }
 _KIND_OF = {command_class: kind for kind, command_class in KINDS.items()}
 

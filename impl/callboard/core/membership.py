@@ -4,13 +4,18 @@ Which commands raise a namespace's version (`GenerationExact`):
 
     ============================ =====================================================================
     OpenSession, TakeOffice      never
-    CreateNamespace              never: it starts at (generation, 0), or at the floor of a deleted one
+    CreateNamespace,             never: it starts at (generation, 0), or at the floor of a deleted one
+    CreateNativeNamespace
     DeleteNamespace              never: the floor is kept
     CommitBatch                  by one if a table changes, else not at all
     RepeatRound                  by one
     RaiseGeneration              every namespace, to (generation, 1)
     BeginRestore                 never: there are no namespaces yet
     RaiseFeatureLevel            never
+    CommitNativeBatch            by one if a member or a slot's owner changes, else not at all
+    ConfirmClear, Bury           never
+    RaiseFences                  never: fences are no part of the tables that hosts install
+    ConfirmEpoch                 never
     ============================ =====================================================================
 
 Apply is total and deterministic: whatever the bytes, every replica gives the same answer. The one exception is a
@@ -23,34 +28,31 @@ from typing import assert_never
 
 from attrs import evolve
 
+from callboard.core import slot_membership
 from callboard.core.commands import (
     NO_SESSION,
     BeginRestore,
+    Bury,
     CommitBatch,
+    CommitNativeBatch,
+    ConfirmClear,
+    ConfirmEpoch,
     CreateNamespace,
+    CreateNativeNamespace,
     DeleteNamespace,
     OpenSession,
     RaiseFeatureLevel,
+    RaiseFences,
     RaiseGeneration,
     RepeatRound,
     Request,
     RequestId,
     TakeOffice,
 )
-from callboard.core.records import (
-    MAX_GENERATION,
-    Answer,
-    AnswerCode,
-    HostRecord,
-    Member,
-    Namespace,
-    Policy,
-    ReplicatedState,
-    Session,
-    Version,
-)
+from callboard.core.records import Answer, AnswerCode, HostRecord, Member, Namespace, ReplicatedState, Session
+from callboard.core.versions import MAX_GENERATION, Policy, Version
 
-KNOWN_FEATURE_LEVEL = 1
+KNOWN_FEATURE_LEVEL = 2
 """The newest feature level that this code implements."""
 
 SESSIONS_MAX = 1024
@@ -124,6 +126,8 @@ def _execute(state: ReplicatedState, request: Request) -> tuple[ReplicatedState,
             return _take_office(state, command)
         case CreateNamespace() as command:
             return _create_namespace(state, command)
+        case CreateNativeNamespace() as command:
+            return _create_native_namespace(state, command)
         case DeleteNamespace() as command:
             return _delete_namespace(state, command)
         case CommitBatch() as command:
@@ -136,6 +140,10 @@ def _execute(state: ReplicatedState, request: Request) -> tuple[ReplicatedState,
             return _begin_restore(state, command)
         case RaiseFeatureLevel() as command:
             return _raise_feature_level(state, command)
+        case CommitNativeBatch() | ConfirmClear() | Bury() | RaiseFences() as command:
+            return _of_native_namespace(state, command)
+        case ConfirmEpoch() as command:
+            return state, _refuse_epoch(state, command.epoch) or Answer(AnswerCode.OK, state.epoch)
         case unreachable:
             assert_never(unreachable)
 
@@ -163,22 +171,46 @@ def _create_namespace(state: ReplicatedState, command: CreateNamespace) -> tuple
     if command.policy is not Policy.BARRIER:
         detail = f"policy {command.policy.value} needs a later feature level than {state.feature_level}"
         return state, Answer(AnswerCode.UNSUPPORTED, detail=detail)
-    existing = state.namespaces.get(command.namespace)
-    if existing is not None:
-        if existing.policy is command.policy:
-            return state, Answer(AnswerCode.UNCHANGED, existing.version.wire)
-        detail = f"namespace {command.namespace} exists with policy {existing.policy.value}"
-        return state, Answer(AnswerCode.CONFLICT, detail=detail)
-    if len(state.namespaces) + len(state.deleted_namespaces) >= NAMESPACES_MAX:
-        return state, Answer(AnswerCode.LIMIT, detail=f"more than {NAMESPACES_MAX} namespaces")
+    taken = _name_taken(state, command.namespace, command.policy)
+    if taken is not None:
+        return state, taken
     floors = dict(state.deleted_namespaces)
     version = max(floors.pop(command.namespace, Version()), Version(state.generation, 0))
+    if command.namespace in state.deleted_native:
+        version = max(version, state.deleted_native[command.namespace].version)
     namespaces = {**state.namespaces, command.namespace: Namespace(command.policy, version)}
     state = evolve(state, namespaces=namespaces, deleted_namespaces=floors)
     return state, Answer(AnswerCode.OK, version.wire)
 
 
+def _create_native_namespace(state: ReplicatedState, command: CreateNativeNamespace) -> tuple[ReplicatedState, Answer]:
+    if state.feature_level < slot_membership.NATIVE_LEVEL:
+        detail = f"native namespaces need feature level {slot_membership.NATIVE_LEVEL}, not {state.feature_level}"
+        return state, Answer(AnswerCode.UNSUPPORTED, detail=detail)
+    if not 0 < len(command.namespace) <= NAME_LENGTH_MAX:
+        return state, Answer(AnswerCode.INVALID, detail=f"namespace name must have 1 to {NAME_LENGTH_MAX} characters")
+    if command.policy is Policy.BARRIER:
+        return state, Answer(AnswerCode.INVALID, detail="native namespaces have policy eventual or exclusive")
+    taken = _name_taken(state, command.namespace, command.policy)
+    return (state, taken) if taken is not None else slot_membership.create(state, command)
+
+
+def _name_taken(state: ReplicatedState, name: str, policy: Policy) -> Answer | None:
+    """The answer if the namespace exists already, or if there are too many."""
+    existing = state.namespaces.get(name) or state.native.get(name)
+    if existing is not None:
+        if existing.policy is policy:
+            return Answer(AnswerCode.UNCHANGED, existing.version.wire)
+        return Answer(AnswerCode.CONFLICT, detail=f"namespace {name} exists with policy {existing.policy.value}")
+    native_names = len(state.native) + len(state.deleted_native)
+    if len(state.namespaces) + len(state.deleted_namespaces) + native_names >= NAMESPACES_MAX:
+        return Answer(AnswerCode.LIMIT, detail=f"more than {NAMESPACES_MAX} namespaces")
+    return None
+
+
 def _delete_namespace(state: ReplicatedState, command: DeleteNamespace) -> tuple[ReplicatedState, Answer]:
+    if command.namespace in state.native:
+        return slot_membership.delete(state, command.namespace)
     existing = state.namespaces.get(command.namespace)
     if existing is None:
         return state, Answer(AnswerCode.NOT_FOUND, detail=f"no namespace {command.namespace}")
@@ -249,15 +281,17 @@ def _raise_generation(state: ReplicatedState, command: RaiseGeneration) -> tuple
         return state, Answer(AnswerCode.INVALID, detail=detail)
     first = Version(command.generation, 1)
     namespaces = {name: evolve(namespace, version=first) for name, namespace in state.namespaces.items()}
-    state = evolve(state, generation=command.generation, namespaces=namespaces)
+    native = {name: slot_membership.raise_generation(kept, first) for name, kept in state.native.items()}
+    state = evolve(state, generation=command.generation, namespaces=namespaces, native=native)
     return state, Answer(AnswerCode.OK, command.generation)
 
 
 def _begin_restore(state: ReplicatedState, command: BeginRestore) -> tuple[ReplicatedState, Answer]:
     if state.restored_from == command.source:
         return state, Answer(AnswerCode.UNCHANGED, state.generation)
-    if state.namespaces or state.restored_from:
-        holds = f"{len(state.namespaces)} namespaces" if state.namespaces else f"backup {state.restored_from}"
+    if state.namespaces or state.native or state.restored_from:
+        count = len(state.namespaces) + len(state.native)
+        holds = f"{count} namespaces" if count else f"backup {state.restored_from}"
         return state, Answer(AnswerCode.CONFLICT, detail=f"only an empty cluster can be restored; this one has {holds}")
     if not state.generation < command.generation <= MAX_GENERATION:
         detail = f"generation {command.generation} is not above {state.generation} and at most {MAX_GENERATION}"
@@ -271,6 +305,30 @@ def _begin_restore(state: ReplicatedState, command: BeginRestore) -> tuple[Repli
         next_incarnation=max(state.next_incarnation, command.next_incarnation),
     )
     return state, Answer(AnswerCode.OK, command.generation)
+
+
+def _of_native_namespace(
+    state: ReplicatedState, command: CommitNativeBatch | ConfirmClear | Bury | RaiseFences
+) -> tuple[ReplicatedState, Answer]:
+    namespace = state.native.get(command.namespace)
+    if isinstance(command, CommitNativeBatch):
+        refused = _refuse_epoch(state, command.epoch)
+        if refused is not None:
+            return state, refused
+    if namespace is None:
+        return state, Answer(AnswerCode.NOT_FOUND, detail=f"no native namespace {command.namespace}")
+    match command:
+        case CommitNativeBatch():
+            return slot_membership.commit_batch(state, command)
+        case ConfirmClear():
+            after, answer = slot_membership.confirm_clear(namespace, command)
+        case Bury():
+            after, answer = slot_membership.bury(namespace, command)
+        case RaiseFences():
+            after, answer = slot_membership.raise_fences(namespace, command)
+    if after is namespace:
+        return state, answer
+    return evolve(state, native={**state.native, command.namespace: after}), answer
 
 
 def _raise_feature_level(state: ReplicatedState, command: RaiseFeatureLevel) -> tuple[ReplicatedState, Answer]:

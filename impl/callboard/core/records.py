@@ -4,52 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import Factory, evolve, field, frozen
-from attrs.validators import ge, le
+from attrs import Factory, evolve, frozen
 
-COUNTER_BITS = 32
-"""Bits of a wire version that hold the counter; the bits above hold the generation."""
-
-MAX_COUNTER = (1 << COUNTER_BITS) - 1
-MAX_GENERATION = (1 << COUNTER_BITS) - 1
-
-
-@frozen(order=True)
-class Version:
-    """The version of a namespace's tables: (generation, counter), compared in that order.
-
-    The counter rises by one with every change of a table (`GenerationExact`). The generation rises when a
-    backup is restored or the engine is changed, so that no version is ever used twice. On the wire a version
-    is one unsigned 64-bit number, which keeps the order.
-    """
-
-    generation: int = field(default=0, validator=[ge(0), le(MAX_GENERATION)])
-    counter: int = field(default=0, validator=[ge(0), le(MAX_COUNTER)])
-
-    @property
-    def wire(self) -> int:
-        """As one number: generation in the high 32 bits, counter in the low 32 bits."""
-        return (self.generation << COUNTER_BITS) | self.counter
-
-    @classmethod
-    def from_wire(cls, number: int) -> Version:
-        """The inverse of `wire`. Raises ValueError outside 0 .. 2^64 - 1."""
-        return cls(number >> COUNTER_BITS, number & MAX_COUNTER)
-
-    def next(self) -> Version:
-        """The version after this one, in the same generation."""
-        return Version(self.generation, self.counter + 1)
-
-    def __str__(self) -> str:
-        return f"{self.generation}.{self.counter}"
-
-
-class Policy(StrEnum):
-    """How a namespace hands actors from host to host (design: barrier, eventual, exclusive)."""
-
-    BARRIER = "barrier"
-    EVENTUAL = "eventual"
-    EXCLUSIVE = "exclusive"
+from callboard.core.slot_records import NativeFloor, NativeNamespace
+from callboard.core.versions import Policy, Version
 
 
 @frozen
@@ -136,7 +94,8 @@ class ReplicatedState:
 
     `entries_applied` counts commands (log positions may skip numbers). `deleted_namespaces` keeps the version
     floor of namespaces that were deleted, so that a namespace created again under the name starts above it.
-    `restored_from` is the digest of the backup that this state continues, if any.
+    `restored_from` is the digest of the backup that this state continues, if any. `native` holds the namespaces of
+    native hosts (feature level 2); a name is in `namespaces` or in `native`, never in both.
     """
 
     feature_level: int = 1
@@ -151,6 +110,8 @@ class ReplicatedState:
     sessions: dict[int, Session] = Factory(dict)
     namespaces: dict[str, Namespace] = Factory(dict)
     deleted_namespaces: dict[str, Version] = Factory(dict)
+    native: dict[str, NativeNamespace] = Factory(dict)
+    deleted_native: dict[str, NativeFloor] = Factory(dict)
 
     def at(self, index: int) -> ReplicatedState:
         """The same state after log position `index`."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
-from attrs import evolve
+from attrs import Factory, evolve, fields, frozen
 
 from callboard.core.membership import require_known_level
 from callboard.core.records import ReplicatedState
+from callboard.core.slot_snapshot import StoredNamespace, restored, stored
 
 MAGIC = b"callboard-state\n"
 FORMAT_VERSION = 1
@@ -49,8 +50,12 @@ def decode_state(snapshot: bytes) -> ReplicatedState:
     level = _feature_level(body)
     require_known_level(level)
     try:
-        return msgspec.msgpack.decode(body, type=ReplicatedState)
-    except (msgspec.DecodeError, ValueError) as error:
+        native = msgspec.msgpack.decode(body, type=_NativePart).native
+        rest = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
+        rest.pop("native", None)
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(rest), type=ReplicatedState)
+        return evolve(state, native={name: restored(kept) for name, kept in native.items()})
+    except (msgspec.DecodeError, ValueError, IndexError) as error:
         raise SnapshotError(f"snapshot holds no state: {error}") from None
 
 
@@ -69,8 +74,26 @@ def _canonical_bytes(state: ReplicatedState) -> bytes:
         name: evolve(namespace, members=dict(sorted(namespace.members.items())))
         for name, namespace in sorted(state.namespaces.items())
     }
-    floors = dict(sorted(state.deleted_namespaces.items()))
-    return msgspec.msgpack.encode(evolve(state, sessions=sessions, namespaces=namespaces, deleted_namespaces=floors))
+    changed = {
+        "sessions": sessions,
+        "namespaces": namespaces,
+        "deleted_namespaces": dict(sorted(state.deleted_namespaces.items())),
+        "native": {name: stored(namespace) for name, namespace in sorted(state.native.items())},
+        "deleted_native": dict(sorted(state.deleted_native.items())),
+    }
+    names = sorted(field.name for field in fields(ReplicatedState))
+    content = {name: changed[name] if name in changed else getattr(state, name) for name in names}
+    for name in ("native", "deleted_native"):  # so that states of feature level 1 keep their bytes
+        if not content[name]:
+            del content[name]
+    return msgspec.msgpack.encode(content)
+
+
+@frozen
+class _NativePart:
+    """What of a snapshot is stored in another form than it has in memory."""
+
+    native: dict[str, StoredNamespace] = Factory(dict)
 
 
 def _checksum(body: bytes) -> bytes:
@@ -79,7 +102,7 @@ def _checksum(body: bytes) -> bytes:
 
 def _feature_level(body: bytes) -> int:
     try:
-        fields = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
-        return msgspec.msgpack.decode(fields.get("feature_level", b"\x01"), type=int)
+        content = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
+        return msgspec.msgpack.decode(content.get("feature_level", b"\x01"), type=int)
     except msgspec.DecodeError as error:
         raise SnapshotError(f"snapshot holds no state: {error}") from None

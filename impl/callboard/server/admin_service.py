@@ -10,9 +10,10 @@ import grpc.aio
 
 from callboard import __version__
 from callboard.consensus.interface import BarrierFailed, Engine, ProposalError
-from callboard.core.records import Member, Namespace, Policy, ReplicatedState
+from callboard.core.records import Member, Namespace, ReplicatedState
 from callboard.core.ring import Ring
 from callboard.core.snapshot import digest, encode_state
+from callboard.core.versions import Policy
 from callboard.protos.generated import admin_pb2
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.restore import RestorableReplica, RestoreRefusedError, restore

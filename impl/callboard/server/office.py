@@ -15,7 +15,8 @@ import structlog
 
 from callboard.consensus.interface import Engine, NotApplied
 from callboard.core.commands import Command, CreateNamespace, RaiseGeneration, TakeOffice
-from callboard.core.records import Answer, Namespace, Policy, ReplicatedState
+from callboard.core.records import Answer, Namespace, ReplicatedState
+from callboard.core.versions import Policy
 from callboard.server.byte_window import ByteWindow
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics

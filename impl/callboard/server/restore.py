@@ -14,8 +14,9 @@ from attrs import frozen
 from callboard.consensus.interface import ProposalError
 from callboard.core.commands import BeginRestore, Command, CommitBatch, CreateNamespace
 from callboard.core.membership import host_record_bytes
-from callboard.core.records import MAX_GENERATION, Answer, HostRecord, Namespace, ReplicatedState
+from callboard.core.records import Answer, HostRecord, Namespace, ReplicatedState
 from callboard.core.snapshot import decode_state, digest
+from callboard.core.versions import MAX_GENERATION
 from callboard.server.office import Office
 
 BATCH_BYTES_MAX = 32 * 1024
