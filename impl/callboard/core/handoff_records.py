@@ -1,15 +1,26 @@
-"""What native hosts and their leader say to each other, and what goes into and comes out of their two machines.
+"""Messages between native hosts and the leader, and the events and effects of the two machines that exchange them.
 
-`NativeLeader` (native_leader.py) is the leader's side of one namespace in one epoch, `NativeHost` (native_host.py) the
-side of one host process. Both are fed events with the time of their own monotonic clock in milliseconds, and answer
-with effects to carry out in order. Rules L1 to L5 and H1 to H8 are those of tla/doc/ExclusiveHandoff.md.
+Rules L1 to L5 and H1 to H8 of the module ExclusiveHandoff in tla/, and the lease rules of Leases, say what is done with
+them. `NativeLeader` (native_leader.py) and `NativeHost` (native_host.py) are pure: `handle(event, now_ms)` returns
+effects, to be carried out in order; `next_deadline_ms()` says when the next `Tick` is due.
+
+    leader = NativeLeader(name, epoch, namespace, now_ms)   one term of office in one namespace
+    host = NativeHost(namespace_name, policy, record, store_id)   one incarnation of one host process
+
+A connection is what a host counts: 1, 2, 3 ... over the life of its process, one more for each session stream that it
+opens. Messages of one connection arrive in order or not at all; those of different connections may overtake each other,
+and only the newest connection of an incarnation counts. A stream id names the path from this leader to a connection.
+
+Under policy `eventual` the messages are the same, but there are no grants, fences or leases: renewals are heartbeats,
+and their answers end isolation.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import ge
 
 from callboard.core.commands import Command
 from callboard.core.records import Answer
@@ -17,12 +28,22 @@ from callboard.core.slot_records import HandoffSettings, NativeHostRecord, Nativ
 from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy
 
-# -- messages --------------------------------------------------------------------------------------------
+NO_INCARNATION = 0
+"""In a hello: the process has not got an incarnation yet."""
 
 
 @frozen
-class Span:
-    """Consecutive slots of one actor type that share `since` and `fence`."""
+class SlotRun:
+    """Consecutive slots of one actor type."""
+
+    actor_type: str
+    first: int
+    count: int
+
+
+@frozen
+class Held:
+    """Consecutive slots of one actor type with the same `since` and fence: held, granted or asked for again."""
 
     actor_type: str
     first: int
@@ -30,27 +51,24 @@ class Span:
     since: int
     fence: int
 
-    @property
-    def end(self) -> int:
-        """One past the last slot."""
-        return self.first + self.count
+
+# -- messages of hosts -----------------------------------------------------------------------------------
 
 
 @frozen
 class Hello:
-    """A host opens a session.
+    """First message of a connection; repeated by the host until it is welcomed.
 
-    `incarnation` is 0 until it was told one. `connection` counts the connections of this incarnation: only words of
-    the newest count. `have_version` and `have_digest` name the table that it knows (0 and empty: none). `store_id`
-    names the state store that it writes to ("" for none). `by_front`: repeated by the replica that holds its stream, on
-    behalf of the host; such a hello never makes a member.
+    `incarnation`: NO_INCARNATION, or the one that the process has. `have_version`, `have_digest`: of the installed
+    table (0 and empty for none). `store_id`: identity of the host's state store, empty if it has none. `by_front`: a
+    front repeats it to a new leader; such a hello never creates a member.
     """
 
     namespace: str
     policy: Policy
     host: NativeHostRecord
-    incarnation: int = 0
-    connection: int = 1
+    incarnation: int = NO_INCARNATION
+    connection: int = field(default=1, validator=ge(1))
     have_version: int = 0
     have_digest: bytes = b""
     store_id: str = ""
@@ -58,8 +76,49 @@ class Hello:
 
 
 @frozen
+class Renewal:
+    """Asks for the lease to be renewed, and says what the host holds.
+
+    `number` rises over the life of the incarnation; the answer echoes it. `epoch`: newest heard. `version`: of the
+    installed table. What is held: with `base_number` 0 exactly `taken`; else what the renewal of that number on this
+    connection said, without `dropped`, with `taken` (which replaces). Every slot that is not held is hereby released
+    up to `version`. `requests`: slots whose right ended with its lease, with the last fence. `leaving`: an orderly
+    stop.
+    """
+
+    number: int
+    incarnation: int
+    connection: int
+    epoch: int
+    version: int
+    base_number: int = 0
+    taken: tuple[Held, ...] = ()
+    dropped: tuple[SlotRun, ...] = ()
+    requests: tuple[Held, ...] = ()
+    leaving: bool = False
+
+
+@frozen
+class Farewell:
+    """The last word of an incarnation: it admits nothing for ever and holds nothing."""
+
+    incarnation: int
+
+
+@frozen
+class TableRequest:
+    """The installed table is not the one that a delta started from, or its digest was wrong: send a snapshot."""
+
+    incarnation: int
+    have_version: int
+
+
+# -- messages of leaders ---------------------------------------------------------------------------------
+
+
+@frozen
 class Welcome:
-    """The session is open. A table follows."""
+    """The host is a member as `incarnation`. Tables follow."""
 
     incarnation: int
     epoch: int
@@ -69,28 +128,10 @@ class Welcome:
 
 
 @frozen
-class Renewal:
-    """Asks for another lease, and says what the host holds.
-
-    Every slot that is not in `holding` is hereby released up to `version`, the version of the installed table (H6).
-    `holding` is None if it is what the last renewal with `holding` said that was answered on this connection.
-    `requests` name slots whose right ended with a lease, with the highest fence that the host ever accepted (H7).
-    """
-
-    number: int
-    incarnation: int
-    connection: int
-    epoch: int
-    version: int
-    holding: tuple[Span, ...] | None = None
-    requests: tuple[Span, ...] = ()
-
-
-@frozen
 class RenewalAnswer:
-    """The lease runs from the moment at which the host sent renewal `number`. Comes after a quorum round.
+    """The lease runs from when renewal `number` was sent. `version` is the newest of the tables.
 
-    `holding_known`: the leader has the host's `holding`, so the next renewals may leave it out.
+    `holding_known`: the leader knows what the host holds, as said up to that renewal; else it asks to hear it in full.
     """
 
     number: int
@@ -98,53 +139,44 @@ class RenewalAnswer:
     epoch: int
     version: int
     holding_known: bool
-    grants: tuple[Span, ...] = ()
+    grants: tuple[Held, ...] = ()
 
 
 @frozen
 class Grants:
-    """Rights that the incarnation may take up (L3). Repeated with every answer until the host holds them."""
+    """Earlier owners of these slots let go; the owner `incarnation` may serve them."""
 
     incarnation: int
     epoch: int
-    spans: tuple[Span, ...]
+    grants: tuple[Held, ...]
 
 
 @frozen
 class Gone:
-    """The incarnation is no member any more and never will be again (L5)."""
+    """The incarnation is no member any more and never will be. `replaced`: by another process under its name."""
 
     incarnation: int
     text: str
+    replaced: bool = False
 
 
-@frozen
-class Farewell:
-    """The last word of an incarnation: it holds nothing and never will again (H8)."""
-
-    incarnation: int
-
-
-@frozen
-class TableRequest:
-    """The host could not use a delta: it needs a snapshot."""
-
-    incarnation: int
-
-
-# -- events of the leader --------------------------------------------------------------------------------
+# -- leader: events --------------------------------------------------------------------------------------
 
 
 @frozen
 class StateChanged:
-    """The replicated namespace after a command was applied."""
+    """The replicated namespace changed. To be told before anything that follows it in the log.
+
+    `epoch` is the current one of the replicated state: a machine of another epoch does nothing any more.
+    """
 
     namespace: NativeNamespace
+    epoch: int
 
 
 @frozen
 class HelloReceived:
-    """The first message of a stream, or a front's repetition of it. Stream ids are never used twice."""
+    """A hello came by a stream. Stream ids are never used twice."""
 
     stream_id: int
     hello: Hello
@@ -152,7 +184,7 @@ class HelloReceived:
 
 @frozen
 class RenewalReceived:
-    """A renewal came."""
+    """A renewal came by a stream."""
 
     stream_id: int
     renewal: Renewal
@@ -160,7 +192,7 @@ class RenewalReceived:
 
 @frozen
 class FarewellReceived:
-    """An incarnation said its last word."""
+    """A last word came by a stream."""
 
     stream_id: int
     farewell: Farewell
@@ -168,9 +200,10 @@ class FarewellReceived:
 
 @frozen
 class TableRequested:
-    """A host needs a snapshot."""
+    """A host asks for a snapshot."""
 
     stream_id: int
+    request: TableRequest
 
 
 @frozen
@@ -182,21 +215,21 @@ class StreamEnded:
 
 @frozen
 class RoundConfirmed:
-    """An entry that was proposed after `round_id` was asked for committed in this epoch: the leader still led."""
+    """The round's entry, proposed after `RequestRound`, committed in this machine's epoch and was applied."""
 
     round_id: int
 
 
 @frozen
 class RoundFailed:
-    """The round did not come to an end; it may be tried again."""
+    """The round's entry did not commit, or nobody knows: it confirms nothing."""
 
     round_id: int
 
 
 @frozen
 class ProposalDone:
-    """The command of a `Propose` effect was applied, and `StateChanged` was handled before if it changed something."""
+    """The command was applied, with this answer, and `StateChanged` has told of its effect."""
 
     proposal_id: int
     answer: Answer
@@ -204,14 +237,14 @@ class ProposalDone:
 
 @frozen
 class ProposalFailed:
-    """The command of a `Propose` effect was surely not applied."""
+    """The command was not applied, or nobody knows: it is worked out anew and tried again after a pause."""
 
     proposal_id: int
 
 
 @frozen
 class Tick:
-    """Time passed; come by `next_deadline_ms`."""
+    """Time has passed. Due when `next_deadline_ms` says so; harmless at any other time. For both machines."""
 
 
 LeaderEvent = (
@@ -228,12 +261,13 @@ LeaderEvent = (
     | Tick
 )
 
-# -- effects of the leader -------------------------------------------------------------------------------
+
+# -- leader: effects -------------------------------------------------------------------------------------
 
 
 @frozen
 class SendWelcome:
-    """Tell the host that its session is open."""
+    """Write a welcome to a stream."""
 
     stream_id: int
     welcome: Welcome
@@ -241,16 +275,16 @@ class SendWelcome:
 
 @frozen
 class SendTable:
-    """Send the change from `from_version` (None: a snapshot) to `to_version`; `NativeLeader.view_at` has both."""
+    """Send `NativeLeader.delta(from_version, to_version)`; from 0: a snapshot. One encoding serves all streams."""
 
     stream_id: int
-    from_version: int | None
+    from_version: int
     to_version: int
 
 
 @frozen
 class SendAnswer:
-    """Answer a renewal."""
+    """Write an answer to a stream."""
 
     stream_id: int
     answer: RenewalAnswer
@@ -258,7 +292,7 @@ class SendAnswer:
 
 @frozen
 class SendGrants:
-    """Grant rights at once, without waiting for the next renewal."""
+    """Write grants to a stream."""
 
     stream_id: int
     grants: Grants
@@ -266,7 +300,7 @@ class SendGrants:
 
 @frozen
 class SendGone:
-    """Tell an incarnation that it is removed. Its stream stays, for its farewell."""
+    """Write the last word to a stream; its end is up to the host."""
 
     stream_id: int
     gone: Gone
@@ -274,7 +308,7 @@ class SendGone:
 
 @frozen
 class CloseStream:
-    """End a stream with a gRPC status (by name)."""
+    """End a stream with a gRPC status (its name, as in `FAILED_PRECONDITION`). The machine has forgotten it already."""
 
     stream_id: int
     status: str
@@ -283,14 +317,15 @@ class CloseStream:
 
 @frozen
 class RequestRound:
-    """Propose `ConfirmEpoch` from now on, and report `RoundConfirmed` or `RoundFailed`."""
+    """Propose `ConfirmEpoch(epoch)` now (never join an entry proposed before this effect), and tell the outcome.
+    One round may serve several namespaces that asked before it was proposed."""
 
     round_id: int
 
 
 @frozen
 class Propose:
-    """Put a command into the log, and report `ProposalDone` or `ProposalFailed`."""
+    """Commit this command; to be answered with `ProposalDone` or `ProposalFailed`."""
 
     proposal_id: int
     command: Command
@@ -299,55 +334,82 @@ class Propose:
 LeaderEffect = SendWelcome | SendTable | SendAnswer | SendGrants | SendGone | CloseStream | RequestRound | Propose
 
 
-# -- views of the leader, for operators ------------------------------------------------------------------
+# -- leader: views of operators --------------------------------------------------------------------------
 
 
 @frozen
-class Handoff:
-    """Slots that are not granted to their owner yet. `waits_for`: givers that have not let go; `why` says what is
-    awaited of them. `waiting_ms` counts from when this leader first saw the wait."""
+class Giver:
+    """An earlier owner that slots wait for. `why`: `draining`, `not heard`, `removed` (its lease runs out), `overdue`,
+    or `released` (only the others are waited for). `remaining_ms`: at most so long, if there is a bound."""
+
+    incarnation: int
+    name: str
+    why: str
+    remaining_ms: int | None
+
+
+@frozen
+class Waiting:
+    """Consecutive slots that are not granted to `owner` yet, and the earlier owners that they wait for.
+
+    `waited_ms`: since this leader first saw that change of owner.
+    """
 
     actor_type: str
     first: int
     count: int
     owner: int
     since: int
-    waits_for: tuple[int, ...]
-    waiting_ms: int
-    why: str
+    waited_ms: int
+    givers: tuple[Giver, ...]
 
 
 @frozen
-class LeaseView:
-    """One incarnation as the leader sees it: member or tombstone. Ages are None if nothing was heard in this epoch."""
+class LeaseState:
+    """One member as the leader sees it. `answered_ms`: since its last answer in this office (None: none yet), or
+    `heard_ms`: since its last renewal; it is removed when `margin_ms`, what is left of the failure timeout, is over."""
 
-    name: str
     incarnation: int
+    name: str
     connected: bool
-    removed: bool
-    heard_ms_ago: int | None
-    answered_ms_ago: int | None
-    version: int
-    overdue: bool
+    installed_version: int
+    heard_ms: int
+    answered_ms: int | None
+    margin_ms: int
 
 
-# -- events of the host ----------------------------------------------------------------------------------
+@frozen
+class Overdue:
+    """A member that has not released slots in time; its renewals are refused and its removal is proposed."""
+
+    incarnation: int
+    name: str
+    since: int
+    late_ms: int
+
+
+# -- host: events ----------------------------------------------------------------------------------------
 
 
 @frozen
 class Connected:
-    """A stream to some replica is open."""
+    """A session stream is open. Connections are counted over the life of the process, never used twice."""
+
+    connection: int
 
 
 @frozen
 class Disconnected:
-    """The stream ended."""
+    """The session stream ended. Of other connections than the newest it is ignored, like all messages of them."""
+
+    connection: int
 
 
 @frozen
 class WelcomeReceived:
-    """See `Welcome`."""
+    """A welcome came."""
 
+    connection: int
     welcome: Welcome
 
 
@@ -355,33 +417,40 @@ class WelcomeReceived:
 class TableReceived:
     """A delta or snapshot came."""
 
+    connection: int
     delta: TableDelta
 
 
 @frozen
 class AnswerReceived:
-    """See `RenewalAnswer`."""
+    """The answer to a renewal came."""
 
+    connection: int
     answer: RenewalAnswer
 
 
 @frozen
 class GrantsReceived:
-    """See `Grants`."""
+    """Grants came by themselves."""
 
+    connection: int
     grants: Grants
 
 
 @frozen
 class GoneReceived:
-    """See `Gone`."""
+    """The leader does not know this incarnation."""
 
+    connection: int
     gone: Gone
 
 
 @frozen
 class Drained:
-    """No turn of these slots runs any more and none will start: the runtime's answer to `StopAdmitting`."""
+    """No turn runs in these slots any more and their actors are deactivated, after `StopAdmitting`.
+
+    Slots that are not being drained are ignored.
+    """
 
     actor_type: str
     slots: tuple[int, ...]
@@ -389,14 +458,9 @@ class Drained:
 
 @frozen
 class LeaveRequested:
-    """The application wants to stop in order."""
+    """Stop in good order: admit nothing, let turns finish, say farewell."""
 
-
-@frozen
-class NewIncarnation:
-    """The runtime forgot all activations; `process` is a fresh random token."""
-
-    process: str
+    reason: str
 
 
 HostEvent = (
@@ -409,40 +473,34 @@ HostEvent = (
     | GoneReceived
     | Drained
     | LeaveRequested
-    | NewIncarnation
     | Tick
 )
 
-# -- effects of the host ---------------------------------------------------------------------------------
 
-
-class EndReason(StrEnum):
-    """Why a right ended."""
-
-    MOVED = "moved"
-    LEASE = "lease"
-    GONE = "gone"
-    LEAVING = "leaving"
+# -- host: effects ---------------------------------------------------------------------------------------
 
 
 @frozen
 class SendHello:
-    """Open the session."""
+    """Write a hello to the connection."""
 
+    connection: int
     hello: Hello
 
 
 @frozen
 class SendRenewal:
-    """Send it at once: the lease counts from the time of the event that gave this effect."""
+    """`now_ms` of the call that returned it is when it counts as sent: it may leave later, never earlier."""
 
+    connection: int
     renewal: Renewal
 
 
 @frozen
 class SendFarewell:
-    """Say the last word."""
+    """Only if there is a connection; nothing is sent after it."""
 
+    connection: int
     farewell: Farewell
 
 
@@ -450,62 +508,75 @@ class SendFarewell:
 class SendTableRequest:
     """Ask for a snapshot."""
 
+    connection: int
     request: TableRequest
 
 
 @frozen
-class StopAdmitting:
-    """These slots are lost: let running turns end, deactivate, then report `Drained` for each of them, whether or not
-    anything ran there. Turns that still run at `cancel_at_ms` are cancelled by a `CancelTurns`."""
+class TableInstalled:
+    """A newer table is in use; `owner_of` answers from it. `types` are those whose slots or hosts changed, sorted."""
 
-    spans: tuple[Span, ...]
+    version: int
+    types: tuple[str, ...]
+
+
+@frozen
+class Granted:
+    """The host may serve these slots from now on (`fence` 0 under policy `eventual`)."""
+
+    spans: tuple[Held, ...]
+
+
+@frozen
+class StopAdmitting:
+    """These slots admit nothing any more. Deactivate their idle actors, let running turns finish, and report each slot
+    by `Drained`, also those without any actor. At `cancel_at_ms` (the host's clock) `CancelTurns` follows."""
+
+    spans: tuple[SlotRun, ...]
     cancel_at_ms: int
-    reason: EndReason
 
 
 @frozen
 class CancelTurns:
-    """Cancel what still runs in these slots; their gate shuts soon."""
+    """Cancel what still runs in these slots: their gate shuts at `gate_shuts_at_ms` or earlier."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[SlotRun, ...]
+    gate_shuts_at_ms: int
+
+
+class EndReason(StrEnum):
+    """Why rights ended."""
+
+    RELEASED = "released"
+    LEASE = "lease"
+    STOPPED = "stopped"
+
+
+@frozen
+class Ended:
+    """The gate of these slots is shut; turns that still run there are to be cut off, actors dropped without effects."""
+
+    spans: tuple[SlotRun, ...]
     reason: EndReason
-
-
-@frozen
-class RightsGained:
-    """These slots may be served from now on."""
-
-    spans: tuple[Span, ...]
-
-
-@frozen
-class RightsEnded:
-    """These rights are over for good: their gate is shut. Deactivate what is left without calling it."""
-
-    spans: tuple[Span, ...]
-    reason: EndReason
-
-
-@frozen
-class TableInstalled:
-    """The host's table is now this version: re-evaluate reminders and routes."""
-
-    version: int
 
 
 @frozen
 class BecomeNewIncarnation:
-    """This incarnation is over. Forget everything and answer with `NewIncarnation`."""
+    """This incarnation is over, and so is its machine: make a new `NativeHost` with a new process token.
+
+    `replaced`: another process took over the name, so trying again at once would throw that one out in turn.
+    """
 
     reason: str
+    replaced: bool
 
 
 @frozen
 class Stopped:
-    """The host is out: close the stream. `orderly`: it left by request; else the process must not serve again."""
+    """This incarnation is over, and so is its machine. `overdue`: turns did not end in time; the process must exit."""
 
-    orderly: bool
     reason: str
+    overdue: bool = False
 
 
 HostEffect = (
@@ -513,11 +584,42 @@ HostEffect = (
     | SendRenewal
     | SendFarewell
     | SendTableRequest
+    | TableInstalled
+    | Granted
     | StopAdmitting
     | CancelTurns
-    | RightsGained
-    | RightsEnded
-    | TableInstalled
+    | Ended
     | BecomeNewIncarnation
     | Stopped
 )
+
+
+# -- host: answers of queries ----------------------------------------------------------------------------
+
+
+@frozen(eq=False, slots=True)
+class Right:
+    """A serving right to one slot: what a turn carries from its admission to the gate. Compares by identity.
+
+    `fence` is 0 under policy `eventual`.
+    """
+
+    actor_type: str
+    slot: int
+    since: int
+    fence: int
+
+
+class Refusal(StrEnum):
+    """Why a call is not admitted here now."""
+
+    NOT_OWNER = "not owner"
+    """The installed table names another owner, or nobody."""
+    NOT_GRANTED = "not granted"
+    """The slot is this host's, but earlier owners have not let go of it yet: the call may wait here."""
+    NO_LEASE = "no lease"
+    """The lease ran out, or too little of it is left: the call may wait here for a renewal."""
+    LEAVING = "leaving"
+    """The host admits nothing any more."""
+    UNKNOWN_TYPE = "unknown type"
+    """No table has this actor type."""
