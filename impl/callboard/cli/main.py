@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from callboard import __version__
+from callboard.cli.namespaces import COMMANDS as NAMESPACE_COMMANDS
 from callboard.cli.operate import backup, engine, replica_group, restore
 from callboard.cli.query import lookup, members, status
 from callboard.cli.serve import serve
@@ -16,7 +17,7 @@ def main() -> None:
     """A placement service for virtual actors. Every option can be given as CALLBOARD_<COMMAND>_<OPTION> too."""
 
 
-for command in (serve, status, members, lookup, backup, restore, engine, replica_group):
+for command in (serve, status, members, lookup, backup, restore, engine, replica_group, *NAMESPACE_COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -93,7 +93,26 @@ def ask(method: str, request: Message, reply_class: type[Message], options: dict
     raise UnreachableError("no replica answered: " + "; ".join(problems))
 
 
-def _print(reply: Message, output: str, show: Callable[[Console], None]) -> None:
+def ask_leader(method: str, request: Message, reply_class: type[Message], options: dict[str, Any]) -> Any:
+    """As `ask`, going on to the next address when a replica says that only the leader can do it."""
+    refusal: RefusedError | None = None
+    problems: list[str] = []
+    for address in options["addresses"].split(","):
+        try:
+            return ask(method, request, reply_class, {**options, "addresses": address})
+        except RefusedError as error:
+            if "only the leader" not in error.message:
+                raise
+            refusal = error
+        except UnreachableError as error:
+            problems.append(error.message)
+    if refusal is not None and not problems:
+        raise refusal
+    raise UnreachableError("the leader did not answer: " + "; ".join(problems))
+
+
+def print_reply(reply: Message, output: str, show: Callable[[Console], None]) -> None:
+    """As JSON for machines, or by `show` for people."""
     if output == "json":
         fields = MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         json.dump(fields, sys.stdout, indent=2)
@@ -132,7 +151,7 @@ def status(output: str, linearizable: bool, **options: Any) -> None:
                 table.add_row(item.name, item.policy, *map(str, numbers), item.round or "-", waiting)
             console.print(table)
 
-    _print(reply, output, show)
+    print_reply(reply, output, show)
 
 
 @click.command()
@@ -152,7 +171,7 @@ def members(output: str, namespace: str, linearizable: bool, **options: Any) -> 
             table.add_row(*row)
         console.print(table)
 
-    _print(reply, output, show)
+    print_reply(reply, output, show)
 
 
 @click.command()
@@ -173,4 +192,4 @@ def lookup(output: str, actor_type: str, actor_id: str, namespace: str, lineariz
         table.add_row(f"{actor_type}/{actor_id}", reply.host, reply.app_id, str(reply.version))
         console.print(table)
 
-    _print(reply, output, show)
+    print_reply(reply, output, show)

@@ -18,6 +18,7 @@ from callboard.cli.logs import LEVELS, configure_logging
 from callboard.cli.types import DurationMs, GoBoolean, HostPort, NamedAddresses
 from callboard.consensus.interface import EngineError, Peer
 from callboard.core.durations import format_duration_ms
+from callboard.core.membership import KNOWN_FEATURE_LEVEL
 from callboard.server.listening import AddressError, is_loopback
 from callboard.server.replica import Replica, StartError
 from callboard.server.settings import EngineName, EngineSettings, ServerSettings, SidecarSettings, TlsFiles
@@ -181,6 +182,12 @@ LISTEN_FLAGS = stacked(
         text="Serve /placement/state on the healthz port.",
         envvar="DAPR_PLACEMENT_METADATA_ENABLED",
     ),
+    click.option(
+        "--feature-level",
+        type=click.IntRange(1, KNOWN_FEATURE_LEVEL),
+        help="Raise the group to this feature level when leading. Every replica must run a version that knows it. "
+        "[default: the newest in a new group, else unchanged]",
+    ),
 )
 
 SECURITY_FLAGS = stacked(
@@ -196,7 +203,7 @@ SECURITY_FLAGS = stacked(
     click.option(
         "--operators",
         default="",
-        help="With TLS: comma-separated certificate names (DNS or SPIFFE) that may back up and restore.",
+        help="With TLS: comma-separated certificate names (DNS or SPIFFE) that may change things, back up and restore.",
     ),
 )
 
@@ -305,6 +312,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
         metrics_port=flags["metrics_port"],
         metadata_enabled=flags["metadata_enabled"],
         tls=tls,
+        feature_level=flags["feature_level"],
         trust_domain=flags["trust_domain"] if tls and _given(context, "trust_domain") else None,
         operators=frozenset(name for name in flags["operators"].split(",") if name),
         sidecars=SidecarSettings(

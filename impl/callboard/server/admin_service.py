@@ -12,9 +12,11 @@ from callboard import __version__
 from callboard.consensus.interface import BarrierFailed, Engine, ProposalError
 from callboard.core.records import Member, Namespace, ReplicatedState
 from callboard.core.ring import Ring
+from callboard.core.slot_records import HandoffSettings
 from callboard.core.snapshot import digest, encode_state
-from callboard.core.versions import Policy
 from callboard.protos.generated import admin_pb2
+from callboard.server import native_views
+from callboard.server.admin_changes import AdminChanges, ChangedReplica
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.restore import RestorableReplica, RestoreRefusedError, restore
 from callboard.server.settings import ServerSettings
@@ -30,7 +32,7 @@ RESTORE_BYTES_MAX = 256 * 1024 * 1024
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ReplicaView(RestorableReplica, Protocol):
+class ReplicaView(RestorableReplica, ChangedReplica, Protocol):
     """What the admin service reads of the replica."""
 
     @property
@@ -55,6 +57,7 @@ class AdminService:
         self._replica = replica
         self._replication_factor = replication_factor
         self._settings = settings
+        self._changes = AdminChanges(replica, HandoffSettings(), self._require_operator)
         self._ring: tuple[tuple[str, int, str], Ring] | None = None
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -71,6 +74,15 @@ class AdminService:
                 "Status": unary(self.status, admin_pb2.StatusRequest, admin_pb2.StatusReply),
                 "ListMembers": unary(self.list_members, admin_pb2.ListMembersRequest, admin_pb2.ListMembersReply),
                 "Lookup": unary(self.lookup, admin_pb2.LookupRequest, admin_pb2.LookupReply),
+                "CreateNamespace": unary(
+                    self._changes.create_namespace, admin_pb2.CreateNamespaceRequest, admin_pb2.ChangeReply
+                ),
+                "DeleteNamespace": unary(
+                    self._changes.delete_namespace, admin_pb2.DeleteNamespaceRequest, admin_pb2.ChangeReply
+                ),
+                "MarkHost": unary(self._changes.mark_host, admin_pb2.MarkHostRequest, admin_pb2.ChangeReply),
+                "RemoveHost": unary(self._changes.remove_host, admin_pb2.RemoveHostRequest, admin_pb2.ChangeReply),
+                "Handoff": unary(self.handoff, admin_pb2.HandoffRequest, admin_pb2.HandoffReply),
                 "Backup": grpc.unary_stream_rpc_method_handler(
                     self.backup,
                     request_deserializer=admin_pb2.BackupRequest.FromString,
@@ -107,7 +119,8 @@ class AdminService:
             state_digest=digest(state),
             peers_connected=engine.peers_connected,
             namespaces=[
-                _namespace_status(name, namespace, runners.get(name)) for name, namespace in state.namespaces.items()
+                *(_namespace_status(name, kept, runners.get(name)) for name, kept in state.namespaces.items()),
+                *(native_views.namespace_status(name, kept) for name, kept in state.native.items()),
             ],
             engine_details=dict(engine.details),
         )
@@ -116,13 +129,16 @@ class AdminService:
         """Members by namespace and name."""
         await self._confirm(request.linearizable, context)
         state, runners = self._replica.state, self._replica.runners()
-        if request.namespace and request.namespace not in state.namespaces:
+        if request.namespace and request.namespace not in state.namespaces.keys() | state.native.keys():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no namespace {request.namespace}")
         reply = admin_pb2.ListMembersReply(applied_index=state.applied_index)
         for name, namespace in sorted(state.namespaces.items()):
             if request.namespace in {"", name}:
                 connected = runners[name].connected_names() if name in runners else None
                 reply.members.extend(_member(name, member, connected) for member in namespace.members.values())
+        for name, native in sorted(state.native.items()):
+            if request.namespace in {"", name}:
+                reply.members.extend(native_views.members(name, native, None))
         return reply
 
     async def lookup(self, request: admin_pb2.LookupRequest, context: Context) -> admin_pb2.LookupReply:
@@ -132,11 +148,11 @@ class AdminService:
         await self._confirm(request.linearizable, context)
         state = self._replica.state
         name = request.namespace or "default"
+        if name in state.native:
+            return await self._native_lookup(state, name, request, context)
         namespace = state.namespaces.get(name)
         if namespace is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no namespace {name}")
-        if namespace.policy is not Policy.BARRIER:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no lookup for policy {namespace.policy.value}")
         owner = self._owner(name, namespace, request.actor_type, request.actor_id)
         if owner is None:
             await context.abort(
@@ -148,6 +164,37 @@ class AdminService:
             version=namespace.version.wire,
             applied_index=state.applied_index,
         )
+
+    async def _native_lookup(
+        self, state: ReplicatedState, name: str, request: admin_pb2.LookupRequest, context: Context
+    ) -> admin_pb2.LookupReply:
+        namespace = state.native[name]
+        found = native_views.lookup(namespace, request.actor_type, request.actor_id)
+        slot, owner, granted = found or (0, None, False)
+        if owner is None:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no host of namespace {name} hosts actor type {request.actor_type}"
+            )
+        return admin_pb2.LookupReply(
+            host=owner.name,
+            version=namespace.version.wire,
+            applied_index=state.applied_index,
+            slot=slot,
+            incarnation=owner.incarnation,
+            granted=granted,
+            address=owner.host.address,
+        )
+
+    async def handoff(self, request: admin_pb2.HandoffRequest, context: Context) -> admin_pb2.HandoffReply:
+        """Slots that wait, from the replicated state."""
+        state = self._replica.state
+        if request.namespace and request.namespace not in state.native:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no native namespace {request.namespace}")
+        reply = admin_pb2.HandoffReply(applied_index=state.applied_index, in_office=self._replica.in_office())
+        for name, namespace in sorted(state.native.items()):
+            if request.namespace in {"", name}:
+                reply.waiting.extend(native_views.waiting(name, namespace))
+        return reply
 
     def _owner(self, name: str, namespace: Namespace, actor_type: str, actor_id: str) -> Member | None:
         hosts = [member.name for member in namespace.members.values() if actor_type in member.host.actor_types]

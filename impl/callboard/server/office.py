@@ -14,8 +14,9 @@ from collections.abc import Callable
 import structlog
 
 from callboard.consensus.interface import Engine, NotApplied
-from callboard.core.commands import Command, CreateNamespace, RaiseGeneration, TakeOffice
-from callboard.core.records import Answer, Namespace, ReplicatedState
+from callboard.core.commands import Command, CreateNamespace, RaiseFeatureLevel, RaiseGeneration, TakeOffice
+from callboard.core.membership import KNOWN_FEATURE_LEVEL
+from callboard.core.records import Answer, AnswerCode, Namespace, ReplicatedState
 from callboard.core.versions import Policy
 from callboard.server.byte_window import ByteWindow
 from callboard.server.machine import ReplicatedMachine
@@ -64,6 +65,8 @@ class Office:
         metrics: Metrics,
         settings: SidecarSettings,
         on_deposed: Callable[[str], None],
+        *,
+        feature_level: int | None,
     ) -> Office:
         """Start a new epoch and serve the namespaces of the replicated state. Raises ProposalError."""
         proposer = Proposer(engine, observe_latency_s=metrics.commit_seconds.observe)
@@ -78,6 +81,11 @@ class Office:
             generation = int(time.time())
             await asyncio.sleep(max(0.0, generation + 1 - time.time()))
             await proposer.propose(RaiseGeneration(generation))
+        is_new = answer.number == 1 and answer.code is AnswerCode.OK
+        level = feature_level or (KNOWN_FEATURE_LEVEL if is_new else 0)
+        if level > machine.state.feature_level:
+            await proposer.propose(RaiseFeatureLevel(answer.number, level))
+            log.info("raised the feature level", feature_level=level)
         office = cls(
             engine=engine,
             machine=machine,

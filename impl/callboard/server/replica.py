@@ -183,7 +183,12 @@ class Replica:
         while not self._stopping:
             try:
                 office = await Office.take(
-                    self.engine, self.machine, self.metrics, self.settings.sidecars, self._on_deposed
+                    self.engine,
+                    self.machine,
+                    self.metrics,
+                    self.settings.sidecars,
+                    self._on_deposed,
+                    feature_level=self.settings.feature_level,
                 )
             except ProposalError as error:
                 log.info("could not take office yet", reason=str(error))
@@ -245,6 +250,10 @@ class Replica:
     def state(self) -> ReplicatedState:
         """The replicated state as applied here."""
         return self.machine.state
+
+    def leader_id(self) -> str | None:
+        """Id of the replica that this one takes for the leader."""
+        return self.engine.leadership().leader
 
     def in_office(self) -> bool:
         """Whether this replica serves hosts as leader."""

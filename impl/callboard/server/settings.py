@@ -98,6 +98,9 @@ class ServerSettings:
     trust_domain: str | None = None
     """With TLS: sidecars whose SPIFFE id is of another trust domain are refused. None accepts every domain that the
     authorities vouch for, as Dapr's placement does."""
+    feature_level: int | None = None
+    """The feature level that this replica raises its group to when it leads. None: the newest in a new group, else the
+    group stays where it is, because replicas of an older callboard stop at a level that they do not know."""
     operators: frozenset[str] = frozenset()
     """With TLS: names in certificates (DNS names or SPIFFE ids) that may back up, restore and change things."""
     sidecars: SidecarSettings = SidecarSettings()

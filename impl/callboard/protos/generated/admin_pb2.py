@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x12\x63\x61llboard.admin.v1\"%\n\rStatusRequest\x12\x14\n\x0clinearizable\x18\x01 \x01(\x08\"\xf2\x03\n\x0bStatusReply\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x19\n\x11\x63\x61llboard_version\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x11\n\tis_leader\x18\x05 \x01(\x08\x12\x11\n\tin_office\x18\x06 \x01(\x08\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12\x15\n\rfeature_level\x18\t \x01(\r\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x0f\n\x07\x64urable\x18\x0b \x01(\x08\x12\x15\n\rapplied_index\x18\x0c \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\r \x01(\x04\x12\x14\n\x0cstate_digest\x18\x0e \x01(\t\x12\x17\n\x0fpeers_connected\x18\x0f \x03(\t\x12\x37\n\nnamespaces\x18\x10 \x03(\x0b\x32#.callboard.admin.v1.NamespaceStatus\x12J\n\x0e\x65ngine_details\x18\x11 \x03(\x0b\x32\x32.callboard.admin.v1.StatusReply.EngineDetailsEntry\x1a\x34\n\x12\x45ngineDetailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x0fNamespaceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07members\x18\x04 \x01(\r\x12\x13\n\x0b\x61\x63tor_types\x18\x05 \x01(\r\x12\x0f\n\x07streams\x18\x06 \x01(\r\x12\r\n\x05round\x18\x07 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x08 \x03(\t\x12\x13\n\x0btable_bytes\x18\t \x01(\x04\"=\n\x12ListMembersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x14\n\x0clinearizable\x18\x02 \x01(\x08\"V\n\x10ListMembersReply\x12+\n\x07members\x18\x01 \x03(\x0b\x32\x1a.callboard.admin.v1.Member\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\"r\n\x06Member\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0e\n\x06\x61pp_id\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x05 \x03(\t\x12\r\n\x05state\x18\x06 \x01(\t\"^\n\rLookupRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nactor_type\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\x12\x14\n\x0clinearizable\x18\x04 \x01(\x08\"S\n\x0bLookupReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\"\x0f\n\rBackupRequest\"\x1e\n\x0b\x42\x61\x63kupChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"<\n\x0cRestoreChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x1b\n\x13\x61t_least_generation\x18\x02 \x01(\r\"G\n\x0cRestoreReply\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x12\n\nnamespaces\x18\x02 \x01(\r\x12\x0f\n\x07members\x18\x03 \x01(\r2\xa1\x03\n\x05\x41\x64min\x12L\n\x06Status\x12!.callboard.admin.v1.StatusRequest\x1a\x1f.callboard.admin.v1.StatusReply\x12[\n\x0bListMembers\x12&.callboard.admin.v1.ListMembersRequest\x1a$.callboard.admin.v1.ListMembersReply\x12L\n\x06Lookup\x12!.callboard.admin.v1.LookupRequest\x1a\x1f.callboard.admin.v1.LookupReply\x12N\n\x06\x42\x61\x63kup\x12!.callboard.admin.v1.BackupRequest\x1a\x1f.callboard.admin.v1.BackupChunk0\x01\x12O\n\x07Restore\x12 .callboard.admin.v1.RestoreChunk\x1a .callboard.admin.v1.RestoreReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x12\x63\x61llboard.admin.v1\"%\n\rStatusRequest\x12\x14\n\x0clinearizable\x18\x01 \x01(\x08\"\xf2\x03\n\x0bStatusReply\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x19\n\x11\x63\x61llboard_version\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x11\n\tis_leader\x18\x05 \x01(\x08\x12\x11\n\tin_office\x18\x06 \x01(\x08\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\ngeneration\x18\x08 \x01(\x04\x12\x15\n\rfeature_level\x18\t \x01(\r\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x0f\n\x07\x64urable\x18\x0b \x01(\x08\x12\x15\n\rapplied_index\x18\x0c \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\r \x01(\x04\x12\x14\n\x0cstate_digest\x18\x0e \x01(\t\x12\x17\n\x0fpeers_connected\x18\x0f \x03(\t\x12\x37\n\nnamespaces\x18\x10 \x03(\x0b\x32#.callboard.admin.v1.NamespaceStatus\x12J\n\x0e\x65ngine_details\x18\x11 \x03(\x0b\x32\x32.callboard.admin.v1.StatusReply.EngineDetailsEntry\x1a\x34\n\x12\x45ngineDetailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x02\n\x0fNamespaceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07members\x18\x04 \x01(\r\x12\x13\n\x0b\x61\x63tor_types\x18\x05 \x01(\r\x12\x0f\n\x07streams\x18\x06 \x01(\r\x12\r\n\x05round\x18\x07 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x08 \x03(\t\x12\x13\n\x0btable_bytes\x18\t \x01(\x04\x12\x11\n\tslot_bits\x18\n \x01(\r\x12\x15\n\rwaiting_slots\x18\x0b \x01(\x04\x12\x12\n\ntombstones\x18\x0c \x01(\r\x12/\n\x05times\x18\r \x01(\x0b\x32 .callboard.admin.v1.HandoffTimes\"\xa4\x01\n\x0cHandoffTimes\x12\x10\n\x08lease_ms\x18\x01 \x01(\r\x12\x10\n\x08\x64rain_ms\x18\x02 \x01(\r\x12\x11\n\tmargin_ms\x18\x03 \x01(\r\x12\x0f\n\x07tick_ms\x18\x04 \x01(\r\x12\x16\n\x0erate_error_ppm\x18\x05 \x01(\r\x12\x1a\n\x12\x66\x61ilure_timeout_ms\x18\x06 \x01(\r\x12\x18\n\x10max_isolation_ms\x18\x07 \x01(\r\"=\n\x12ListMembersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x14\n\x0clinearizable\x18\x02 \x01(\x08\"V\n\x10ListMembersReply\x12+\n\x07members\x18\x01 \x03(\x0b\x32\x1a.callboard.admin.v1.Member\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\"\xc4\x02\n\x06Member\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0e\n\x06\x61pp_id\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x05 \x03(\t\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x36\n\x06labels\x18\x08 \x03(\x0b\x32&.callboard.admin.v1.Member.LabelsEntry\x12\x0e\n\x06weight\x18\t \x01(\r\x12\x10\n\x08\x63ordoned\x18\n \x01(\x08\x12\x10\n\x08\x64raining\x18\x0b \x01(\x08\x12\r\n\x05slots\x18\x0c \x01(\x04\x12\x15\n\rawaited_slots\x18\r \x01(\x04\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\rLookupRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nactor_type\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\x12\x14\n\x0clinearizable\x18\x04 \x01(\x08\"\x98\x01\n\x0bLookupReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x0c\n\x04slot\x18\x05 \x01(\r\x12\x13\n\x0bincarnation\x18\x06 \x01(\x04\x12\x0f\n\x07granted\x18\x07 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"\x0f\n\rBackupRequest\"\x1e\n\x0b\x42\x61\x63kupChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"<\n\x0cRestoreChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x1b\n\x13\x61t_least_generation\x18\x02 \x01(\r\"G\n\x0cRestoreReply\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x12\n\nnamespaces\x18\x02 \x01(\r\x12\x0f\n\x07members\x18\x03 \x01(\r\"\x8e\x01\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x11\n\tslot_bits\x18\x03 \x01(\r\x12/\n\x05times\x18\x04 \x01(\x0b\x32 .callboard.admin.v1.HandoffTimes\x12\x12\n\nrequest_id\x18\x05 \x01(\t\":\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xae\x01\n\x0fMarkHostRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x15\n\x08\x63ordoned\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\x08\x64raining\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x06weight\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\x0b\n\t_cordonedB\x0b\n\t_drainingB\t\n\x07_weight\"H\n\x11RemoveHostRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"=\n\x0b\x43hangeReply\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\"#\n\x0eHandoffRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"k\n\x0cHandoffReply\x12\x31\n\x07waiting\x18\x01 \x03(\x0b\x32 .callboard.admin.v1.WaitingSlots\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x11\n\tin_office\x18\x03 \x01(\x08\"\xb3\x01\n\x0cWaitingSlots\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nactor_type\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\r\n\x05owner\x18\x05 \x01(\t\x12\r\n\x05since\x18\x06 \x01(\x04\x12\x11\n\twaited_ms\x18\x07 \x01(\x04\x12-\n\x06givers\x18\x08 \x03(\x0b\x32\x1d.callboard.admin.v1.SlotGiver\"g\n\tSlotGiver\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x19\n\x0cremaining_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_remaining_ms2\xda\x06\n\x05\x41\x64min\x12L\n\x06Status\x12!.callboard.admin.v1.StatusRequest\x1a\x1f.callboard.admin.v1.StatusReply\x12[\n\x0bListMembers\x12&.callboard.admin.v1.ListMembersRequest\x1a$.callboard.admin.v1.ListMembersReply\x12L\n\x06Lookup\x12!.callboard.admin.v1.LookupRequest\x1a\x1f.callboard.admin.v1.LookupReply\x12N\n\x06\x42\x61\x63kup\x12!.callboard.admin.v1.BackupRequest\x1a\x1f.callboard.admin.v1.BackupChunk0\x01\x12O\n\x07Restore\x12 .callboard.admin.v1.RestoreChunk\x1a .callboard.admin.v1.RestoreReply(\x01\x12^\n\x0f\x43reateNamespace\x12*.callboard.admin.v1.CreateNamespaceRequest\x1a\x1f.callboard.admin.v1.ChangeReply\x12^\n\x0f\x44\x65leteNamespace\x12*.callboard.admin.v1.DeleteNamespaceRequest\x1a\x1f.callboard.admin.v1.ChangeReply\x12P\n\x08MarkHost\x12#.callboard.admin.v1.MarkHostRequest\x1a\x1f.callboard.admin.v1.ChangeReply\x12T\n\nRemoveHost\x12%.callboard.admin.v1.RemoveHostRequest\x1a\x1f.callboard.admin.v1.ChangeReply\x12O\n\x07Handoff\x12\".callboard.admin.v1.HandoffRequest\x1a .callboard.admin.v1.HandoffReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUSREPLY_ENGINEDETAILSENTRY']._loaded_options = None
   _globals['_STATUSREPLY_ENGINEDETAILSENTRY']._serialized_options = b'8\001'
+  _globals['_MEMBER_LABELSENTRY']._loaded_options = None
+  _globals['_MEMBER_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_STATUSREQUEST']._serialized_start=35
   _globals['_STATUSREQUEST']._serialized_end=72
   _globals['_STATUSREPLY']._serialized_start=75
@@ -40,25 +42,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREPLY_ENGINEDETAILSENTRY']._serialized_start=521
   _globals['_STATUSREPLY_ENGINEDETAILSENTRY']._serialized_end=573
   _globals['_NAMESPACESTATUS']._serialized_start=576
-  _globals['_NAMESPACESTATUS']._serialized_end=752
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=754
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=815
-  _globals['_LISTMEMBERSREPLY']._serialized_start=817
-  _globals['_LISTMEMBERSREPLY']._serialized_end=903
-  _globals['_MEMBER']._serialized_start=905
-  _globals['_MEMBER']._serialized_end=1019
-  _globals['_LOOKUPREQUEST']._serialized_start=1021
-  _globals['_LOOKUPREQUEST']._serialized_end=1115
-  _globals['_LOOKUPREPLY']._serialized_start=1117
-  _globals['_LOOKUPREPLY']._serialized_end=1200
-  _globals['_BACKUPREQUEST']._serialized_start=1202
-  _globals['_BACKUPREQUEST']._serialized_end=1217
-  _globals['_BACKUPCHUNK']._serialized_start=1219
-  _globals['_BACKUPCHUNK']._serialized_end=1249
-  _globals['_RESTORECHUNK']._serialized_start=1251
-  _globals['_RESTORECHUNK']._serialized_end=1311
-  _globals['_RESTOREREPLY']._serialized_start=1313
-  _globals['_RESTOREREPLY']._serialized_end=1384
-  _globals['_ADMIN']._serialized_start=1387
-  _globals['_ADMIN']._serialized_end=1804
+  _globals['_NAMESPACESTATUS']._serialized_end=863
+  _globals['_HANDOFFTIMES']._serialized_start=866
+  _globals['_HANDOFFTIMES']._serialized_end=1030
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=1032
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=1093
+  _globals['_LISTMEMBERSREPLY']._serialized_start=1095
+  _globals['_LISTMEMBERSREPLY']._serialized_end=1181
+  _globals['_MEMBER']._serialized_start=1184
+  _globals['_MEMBER']._serialized_end=1508
+  _globals['_MEMBER_LABELSENTRY']._serialized_start=1463
+  _globals['_MEMBER_LABELSENTRY']._serialized_end=1508
+  _globals['_LOOKUPREQUEST']._serialized_start=1510
+  _globals['_LOOKUPREQUEST']._serialized_end=1604
+  _globals['_LOOKUPREPLY']._serialized_start=1607
+  _globals['_LOOKUPREPLY']._serialized_end=1759
+  _globals['_BACKUPREQUEST']._serialized_start=1761
+  _globals['_BACKUPREQUEST']._serialized_end=1776
+  _globals['_BACKUPCHUNK']._serialized_start=1778
+  _globals['_BACKUPCHUNK']._serialized_end=1808
+  _globals['_RESTORECHUNK']._serialized_start=1810
+  _globals['_RESTORECHUNK']._serialized_end=1870
+  _globals['_RESTOREREPLY']._serialized_start=1872
+  _globals['_RESTOREREPLY']._serialized_end=1943
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=1946
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=2088
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=2090
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=2148
+  _globals['_MARKHOSTREQUEST']._serialized_start=2151
+  _globals['_MARKHOSTREQUEST']._serialized_end=2325
+  _globals['_REMOVEHOSTREQUEST']._serialized_start=2327
+  _globals['_REMOVEHOSTREQUEST']._serialized_end=2399
+  _globals['_CHANGEREPLY']._serialized_start=2401
+  _globals['_CHANGEREPLY']._serialized_end=2462
+  _globals['_HANDOFFREQUEST']._serialized_start=2464
+  _globals['_HANDOFFREQUEST']._serialized_end=2499
+  _globals['_HANDOFFREPLY']._serialized_start=2501
+  _globals['_HANDOFFREPLY']._serialized_end=2608
+  _globals['_WAITINGSLOTS']._serialized_start=2611
+  _globals['_WAITINGSLOTS']._serialized_end=2790
+  _globals['_SLOTGIVER']._serialized_start=2792
+  _globals['_SLOTGIVER']._serialized_end=2895
+  _globals['_ADMIN']._serialized_start=2898
+  _globals['_ADMIN']._serialized_end=3756
 # @@protoc_insertion_point(module_scope)

@@ -145,6 +145,10 @@ class NamespaceStatus(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     TABLE_BYTES_FIELD_NUMBER: _builtins.int
+    SLOT_BITS_FIELD_NUMBER: _builtins.int
+    WAITING_SLOTS_FIELD_NUMBER: _builtins.int
+    TOMBSTONES_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     policy: _builtins.str
     version: _builtins.int
@@ -155,10 +159,18 @@ class NamespaceStatus(_message.Message):
     round: _builtins.str
     """phase of the running round, or "idle" """
     table_bytes: _builtins.int
+    slot_bits: _builtins.int
+    """native namespaces only, like what follows"""
+    waiting_slots: _builtins.int
+    """not granted to their owners yet, over all actor types"""
+    tombstones: _builtins.int
+    """removed hosts that are not yet known to be gone"""
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """hosts whose acknowledgement the round waits for, at most 100"""
 
+    @_builtins.property
+    def times(self) -> Global___HandoffTimes: ...
     def __init__(
         self,
         *,
@@ -171,14 +183,57 @@ class NamespaceStatus(_message.Message):
         round: _builtins.str = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
         table_bytes: _builtins.int = ...,
+        slot_bits: _builtins.int = ...,
+        waiting_slots: _builtins.int = ...,
+        tombstones: _builtins.int = ...,
+        times: Global___HandoffTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "members", b"members", "name", b"name", "policy", b"policy", "round", b"round", "streams", b"streams", "table_bytes", b"table_bytes", "version", b"version", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "members", b"members", "name", b"name", "policy", b"policy", "round", b"round", "slot_bits", b"slot_bits", "streams", b"streams", "table_bytes", b"table_bytes", "times", b"times", "tombstones", b"tombstones", "version", b"version", "waiting_for", b"waiting_for", "waiting_slots", b"waiting_slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NamespaceStatus: _TypeAlias = NamespaceStatus  # noqa: Y015
+
+@_typing.final
+class HandoffTimes(_message.Message):
+    """Times of a native namespace. Fixed when it is created; 0 stands for the default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    DRAIN_MS_FIELD_NUMBER: _builtins.int
+    MARGIN_MS_FIELD_NUMBER: _builtins.int
+    TICK_MS_FIELD_NUMBER: _builtins.int
+    RATE_ERROR_PPM_FIELD_NUMBER: _builtins.int
+    FAILURE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    MAX_ISOLATION_MS_FIELD_NUMBER: _builtins.int
+    lease_ms: _builtins.int
+    drain_ms: _builtins.int
+    margin_ms: _builtins.int
+    tick_ms: _builtins.int
+    rate_error_ppm: _builtins.int
+    failure_timeout_ms: _builtins.int
+    max_isolation_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        lease_ms: _builtins.int = ...,
+        drain_ms: _builtins.int = ...,
+        margin_ms: _builtins.int = ...,
+        tick_ms: _builtins.int = ...,
+        rate_error_ppm: _builtins.int = ...,
+        failure_timeout_ms: _builtins.int = ...,
+        max_isolation_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_ms", b"drain_ms", "failure_timeout_ms", b"failure_timeout_ms", "lease_ms", b"lease_ms", "margin_ms", b"margin_ms", "max_isolation_ms", b"max_isolation_ms", "rate_error_ppm", b"rate_error_ppm", "tick_ms", b"tick_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoffTimes: _TypeAlias = HandoffTimes  # noqa: Y015
 
 @_typing.final
 class ListMembersRequest(_message.Message):
@@ -230,20 +285,58 @@ Global___ListMembersReply: _TypeAlias = ListMembersReply  # noqa: Y015
 class Member(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     APP_ID_FIELD_NUMBER: _builtins.int
     ACTOR_TYPES_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    AWAITED_SLOTS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     incarnation: _builtins.int
     app_id: _builtins.str
     state: _builtins.str
     """"connected", "grace", or empty where this replica is not in office"""
+    address: _builtins.str
+    """native hosts only, like what follows"""
+    weight: _builtins.int
+    cordoned: _builtins.bool
+    draining: _builtins.bool
+    slots: _builtins.int
+    """owned, over all actor types"""
+    awaited_slots: _builtins.int
+    """of others, that wait for this host to let go"""
     @_builtins.property
     def actor_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -253,10 +346,17 @@ class Member(_message.Message):
         app_id: _builtins.str = ...,
         actor_types: _abc.Iterable[_builtins.str] | None = ...,
         state: _builtins.str = ...,
+        address: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        weight: _builtins.int = ...,
+        cordoned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        slots: _builtins.int = ...,
+        awaited_slots: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "app_id", b"app_id", "incarnation", b"incarnation", "name", b"name", "namespace", b"namespace", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "address", b"address", "app_id", b"app_id", "awaited_slots", b"awaited_slots", "cordoned", b"cordoned", "draining", b"draining", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "slots", b"slots", "state", b"state", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,10 +398,20 @@ class LookupReply(_message.Message):
     APP_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     app_id: _builtins.str
     version: _builtins.int
     applied_index: _builtins.int
+    slot: _builtins.int
+    """native namespaces only, like what follows"""
+    incarnation: _builtins.int
+    granted: _builtins.bool
+    """earlier owners have let go (always true under policy eventual)"""
+    address: _builtins.str
     def __init__(
         self,
         *,
@@ -309,10 +419,14 @@ class LookupReply(_message.Message):
         app_id: _builtins.str = ...,
         version: _builtins.int = ...,
         applied_index: _builtins.int = ...,
+        slot: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
+        granted: _builtins.bool = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "applied_index", b"applied_index", "host", b"host", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "app_id", b"app_id", "applied_index", b"applied_index", "granted", b"granted", "host", b"host", "incarnation", b"incarnation", "slot", b"slot", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,3 +513,281 @@ class RestoreReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreReply: _TypeAlias = RestoreReply  # noqa: Y015
+
+@_typing.final
+class CreateNamespaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SLOT_BITS_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    policy: _builtins.str
+    """barrier, eventual or exclusive"""
+    slot_bits: _builtins.int
+    """0: the default"""
+    request_id: _builtins.str
+    @_builtins.property
+    def times(self) -> Global___HandoffTimes: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        slot_bits: _builtins.int = ...,
+        times: Global___HandoffTimes | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "policy", b"policy", "request_id", b"request_id", "slot_bits", b"slot_bits", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateNamespaceRequest: _TypeAlias = CreateNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class MarkHostRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    host: _builtins.str
+    cordoned: _builtins.bool
+    """what is not given stays as it is"""
+    draining: _builtins.bool
+    weight: _builtins.int
+    """0: the host's own again"""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        host: _builtins.str = ...,
+        cordoned: _builtins.bool | None = ...,
+        draining: _builtins.bool | None = ...,
+        weight: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned", "_draining", b"_draining", "_weight", b"_weight", "cordoned", b"cordoned", "draining", b"draining", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned", "_draining", b"_draining", "_weight", b"_weight", "cordoned", b"cordoned", "draining", b"draining", "host", b"host", "namespace", b"namespace", "request_id", b"request_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cordoned: _TypeAlias = _typing.Literal["cordoned"]  # noqa: Y015
+    _WhichOneofArgType__cordoned: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned"]  # noqa: Y015
+    _WhichOneofReturnType__draining: _TypeAlias = _typing.Literal["draining"]  # noqa: Y015
+    _WhichOneofArgType__draining: _TypeAlias = _typing.Literal["_draining", b"_draining"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cordoned) -> _WhichOneofReturnType__cordoned | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__draining) -> _WhichOneofReturnType__draining | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___MarkHostRequest: _TypeAlias = MarkHostRequest  # noqa: Y015
+
+@_typing.final
+class RemoveHostRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    host: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        host: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "namespace", b"namespace", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveHostRequest: _TypeAlias = RemoveHostRequest  # noqa: Y015
+
+@_typing.final
+class ChangeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """false: it was so already"""
+    version: _builtins.int
+    """of the namespace's tables"""
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+        version: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "text", b"text", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReply: _TypeAlias = ChangeReply  # noqa: Y015
+
+@_typing.final
+class HandoffRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """empty: all"""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoffRequest: _TypeAlias = HandoffRequest  # noqa: Y015
+
+@_typing.final
+class HandoffReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    IN_OFFICE_FIELD_NUMBER: _builtins.int
+    applied_index: _builtins.int
+    in_office: _builtins.bool
+    """whether waits and reasons are filled in"""
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingSlots]: ...
+    def __init__(
+        self,
+        *,
+        waiting: _abc.Iterable[Global___WaitingSlots] | None = ...,
+        applied_index: _builtins.int = ...,
+        in_office: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "in_office", b"in_office", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoffReply: _TypeAlias = HandoffReply  # noqa: Y015
+
+@_typing.final
+class WaitingSlots(_message.Message):
+    """Consecutive slots that are not granted to their owner yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ACTOR_TYPE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    WAITED_MS_FIELD_NUMBER: _builtins.int
+    GIVERS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    actor_type: _builtins.str
+    first: _builtins.int
+    count: _builtins.int
+    owner: _builtins.str
+    since: _builtins.int
+    """version of the change of owner"""
+    waited_ms: _builtins.int
+    """since this leader first saw it"""
+    @_builtins.property
+    def givers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotGiver]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        actor_type: _builtins.str = ...,
+        first: _builtins.int = ...,
+        count: _builtins.int = ...,
+        owner: _builtins.str = ...,
+        since: _builtins.int = ...,
+        waited_ms: _builtins.int = ...,
+        givers: _abc.Iterable[Global___SlotGiver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_type", b"actor_type", "count", b"count", "first", b"first", "givers", b"givers", "namespace", b"namespace", "owner", b"owner", "since", b"since", "waited_ms", b"waited_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingSlots: _TypeAlias = WaitingSlots  # noqa: Y015
+
+@_typing.final
+class SlotGiver(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    REMAINING_MS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    incarnation: _builtins.int
+    why: _builtins.str
+    remaining_ms: _builtins.int
+    """at most so long, if there is a bound"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        why: _builtins.str = ...,
+        remaining_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "remaining_ms", b"remaining_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "host", b"host", "incarnation", b"incarnation", "remaining_ms", b"remaining_ms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__remaining_ms: _TypeAlias = _typing.Literal["remaining_ms"]  # noqa: Y015
+    _WhichOneofArgType__remaining_ms: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_ms) -> _WhichOneofReturnType__remaining_ms | None: ...
+
+Global___SlotGiver: _TypeAlias = SlotGiver  # noqa: Y015

@@ -1,0 +1,201 @@
+"""What operators change through the admin service. Only the leader does it, through the log."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+from attrs import evolve
+
+from callboard.consensus.interface import NotApplied, ProposalError
+from callboard.core.commands import (
+    Command,
+    CommitNativeBatch,
+    CreateNamespace,
+    CreateNativeNamespace,
+    DeleteNamespace,
+    Removal,
+)
+from callboard.core.records import Answer, AnswerCode, ReplicatedState
+from callboard.core.slot_records import SLOT_BITS_DEFAULT, HandoffSettings, HostMark, NativeNamespace
+from callboard.core.versions import Policy
+from callboard.protos.generated import admin_pb2
+from callboard.server.native_views import settings_of
+
+log = structlog.get_logger(__name__)
+
+ANSWERS_KEPT = 1024
+"""Of requests with an id, within one office."""
+REQUEST_ID_LENGTH_MAX = 64
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+STATUS_OF = {
+    AnswerCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    AnswerCode.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
+    AnswerCode.UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
+    AnswerCode.LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    AnswerCode.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    AnswerCode.STALE_EPOCH: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class OfficeView(Protocol):
+    """The part of an office that changes need."""
+
+    @property
+    def epoch(self) -> int:
+        """The leader epoch."""
+
+    async def propose(self, command: Command) -> Answer:
+        """Put a command into the log. Raises ProposalError."""
+
+
+class ChangedReplica(Protocol):
+    """What the handlers need of the replica."""
+
+    @property
+    def office(self) -> OfficeView | None:
+        """None while this replica is not in office."""
+
+    @property
+    def state(self) -> ReplicatedState:
+        """The replicated state as applied here."""
+
+    def leader_id(self) -> str | None:
+        """Id of the replica that this one takes for the leader."""
+
+
+class AdminChanges:
+    """Handlers of the changing calls of callboard.admin.v1.Admin. `require_operator` aborts calls of others."""
+
+    def __init__(
+        self,
+        replica: ChangedReplica,
+        defaults: HandoffSettings,
+        require_operator: Callable[[Context], Awaitable[None]],
+    ) -> None:
+        self._replica = replica
+        self._defaults = defaults
+        self._require_operator = require_operator
+        self._answers: OrderedDict[tuple[int, str], tuple[bytes, admin_pb2.ChangeReply]] = OrderedDict()
+
+    async def create_namespace(
+        self, request: admin_pb2.CreateNamespaceRequest, context: Context
+    ) -> admin_pb2.ChangeReply:
+        """Create a namespace with its policy and times, for good."""
+
+        def command(_: OfficeView) -> Command:
+            try:
+                policy = Policy(request.policy)
+            except ValueError:
+                choices = ", ".join(policy.value for policy in Policy)
+                raise ValueError(f"policy {request.policy!r} is none of {choices}") from None
+            if policy is Policy.BARRIER:
+                return CreateNamespace(request.name, policy)
+            settings = settings_of(request.times, self._defaults)
+            return CreateNativeNamespace(request.name, policy, request.slot_bits or SLOT_BITS_DEFAULT, settings)
+
+        return await self._change(request, context, command)
+
+    async def delete_namespace(
+        self, request: admin_pb2.DeleteNamespaceRequest, context: Context
+    ) -> admin_pb2.ChangeReply:
+        """Delete a namespace in which nobody is."""
+
+        def command(_: OfficeView) -> Command | admin_pb2.ChangeReply:
+            state = self._replica.state
+            known = request.name in state.namespaces or request.name in state.native
+            if not known and (request.name in state.deleted_namespaces or request.name in state.deleted_native):
+                return admin_pb2.ChangeReply(text=f"namespace {request.name} was deleted before")
+            return DeleteNamespace(request.name)
+
+        return await self._change(request, context, command)
+
+    async def mark_host(self, request: admin_pb2.MarkHostRequest, context: Context) -> admin_pb2.ChangeReply:
+        """Cordon, drain or weigh a host, whether or not it is a member now."""
+
+        def command(office: OfficeView) -> Command:
+            mark = self._namespace(request.namespace).marks.get(request.host, HostMark(request.host))
+            if request.HasField("cordoned"):
+                mark = evolve(mark, cordoned=request.cordoned)
+            if request.HasField("draining"):
+                mark = evolve(mark, draining=request.draining)
+            if request.HasField("weight"):
+                mark = evolve(mark, weight=request.weight or None)
+            return CommitNativeBatch(office.epoch, request.namespace, marks=(mark,))
+
+        return await self._change(request, context, command)
+
+    async def remove_host(self, request: admin_pb2.RemoveHostRequest, context: Context) -> admin_pb2.ChangeReply:
+        """Remove the present incarnation of a host."""
+
+        def command(office: OfficeView) -> Command | admin_pb2.ChangeReply:
+            member = self._namespace(request.namespace).members.get(request.host)
+            if member is None:
+                return admin_pb2.ChangeReply(text=f"host {request.host} is no member")
+            removal = Removal(request.host, member.incarnation)
+            return CommitNativeBatch(office.epoch, request.namespace, removals=(removal,), reason="operator")
+
+        return await self._change(request, context, command)
+
+    def _namespace(self, name: str) -> NativeNamespace:
+        namespace = self._replica.state.native.get(name)
+        if namespace is None:
+            what = "is for sidecars" if name in self._replica.state.namespaces else "does not exist"
+            raise LookupError(f"namespace {name} {what}")
+        return namespace
+
+    async def _change(
+        self, request: Any, context: Context, command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply]
+    ) -> admin_pb2.ChangeReply:
+        await self._require_operator(context)
+        office = self._replica.office
+        if office is None:
+            leader = self._replica.leader_id() or "not known"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"only the leader can change this; it is {leader}")
+        if len(request.request_id) > REQUEST_ID_LENGTH_MAX:
+            text = f"request_id has {len(request.request_id)} characters; the limit is {REQUEST_ID_LENGTH_MAX}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        content = request.SerializeToString(deterministic=True)
+        known = self._answers.get((office.epoch, request.request_id)) if request.request_id else None
+        if known is not None:
+            if known[0] != content:
+                text = f"request_id {request.request_id} was used for another request"
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            return known[1]
+        reply = await self._carry_out(office, context, command_of)
+        log.info("operator's change", request=type(request).__name__, request_id=request.request_id, text=reply.text)
+        if request.request_id:
+            self._answers[office.epoch, request.request_id] = (content, reply)
+            while len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+        return reply
+
+    async def _carry_out(
+        self, office: OfficeView, context: Context, command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply]
+    ) -> admin_pb2.ChangeReply:
+        try:
+            command = command_of(office)
+            if isinstance(command, admin_pb2.ChangeReply):
+                return command
+            answer = await office.propose(command)
+        except LookupError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except NotApplied as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"nothing was changed: {error}")
+        except ProposalError as error:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, f"whether it was changed is not known: {error}; it can be asked for again"
+            )
+        if not answer.succeeded:
+            await context.abort(STATUS_OF.get(answer.code, grpc.StatusCode.UNKNOWN), answer.detail)
+        return admin_pb2.ChangeReply(
+            changed=answer.code is AnswerCode.OK or bool(answer.detail), version=answer.number, text=answer.detail
+        )
