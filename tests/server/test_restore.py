@@ -12,8 +12,9 @@ from attrs import evolve
 from click.testing import CliRunner, Result
 
 from callboard.cli.main import main
-from callboard.core.commands import CommitBatch, CreateNamespace
+from callboard.core.commands import CommitBatch, CommitNativeBatch, CreateNamespace, CreateNativeNamespace
 from callboard.core.records import HostRecord
+from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord
 from callboard.core.snapshot import encode_state
 from callboard.core.versions import Policy, Version
 from callboard.server.replica import Replica
@@ -127,3 +128,27 @@ def last_json(result: Result) -> dict[str, int]:
 async def run(*arguments: str) -> Result:
     """A command in a thread of its own, while the server of the test goes on."""
     return await asyncio.to_thread(CliRunner().invoke, main, list(arguments))
+
+
+async def test_native_namespaces_are_restored_and_wait_for_the_leases_of_the_former_life(tmp_path: Path) -> None:
+    settings = HandoffSettings(lease_ms=4000, failure_timeout_ms=5000)
+    async with serving(on_disk(tmp_path / "one")) as source:
+        office = await source.wait_in_office()
+        await office.propose(CreateNativeNamespace("carts", Policy.EXCLUSIVE, 5, settings))
+        host = NativeHostRecord("h1", "h1:7301", ("Cart",), "p")
+        marks = (HostMark("h2", cordoned=True),)
+        await office.propose(CommitNativeBatch(office.epoch, "carts", (host,), marks=marks))
+        before = source.state.native["carts"]
+        content = encode_state(source.state)
+    async with serving(on_disk(tmp_path / "two")) as target:
+        restored = await restore(target, content, 0)
+        assert (restored.namespaces, restored.members) == (1, 0), "native hosts come back by themselves"
+        namespace = target.state.native["carts"]
+        assert (namespace.settings, namespace.slot_bits, namespace.marks) == (settings, 5, before.marks)
+        office = await target.wait_in_office()
+        await office.propose(CommitNativeBatch(office.epoch, "carts", (host,)))
+        namespace = target.state.native["carts"]
+        assert namespace.version > before.version
+        assert min(namespace.rights["Cart"].fences) > max(before.rights["Cart"].fences)
+        [former_life] = namespace.tombstones
+        assert set(namespace.rights["Cart"].pending.values()) == {(former_life,)}, "a slot may be granted at once"

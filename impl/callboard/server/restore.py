@@ -12,9 +12,17 @@ from typing import Protocol
 from attrs import frozen
 
 from callboard.consensus.interface import ProposalError
-from callboard.core.commands import BeginRestore, Command, CommitBatch, CreateNamespace
+from callboard.core.commands import (
+    BeginRestore,
+    Command,
+    CommitBatch,
+    CommitNativeBatch,
+    CreateNamespace,
+    CreateNativeNamespace,
+)
 from callboard.core.membership import host_record_bytes
 from callboard.core.records import Answer, HostRecord, Namespace, ReplicatedState
+from callboard.core.slot_records import NativeNamespace
 from callboard.core.snapshot import decode_state, digest
 from callboard.core.versions import MAX_GENERATION
 from callboard.server.office import Office
@@ -78,9 +86,22 @@ async def restore(replica: RestorableReplica, content: bytes, at_least_generatio
         for batch in _batches(namespace):
             office = await _wait_for_office(replica)
             await _propose(replica, CommitBatch(office.epoch, name, batch))
+    for name, native in backup.native.items():
+        await _restore_native(replica, name, native)
     replica.renew_office("a backup was restored")
     await _wait_for_office(replica)
-    return Restored(answer.number, len(backup.namespaces), _member_count(backup))
+    return Restored(answer.number, len(backup.namespaces) + len(backup.native), _member_count(backup))
+
+
+async def _restore_native(replica: RestorableReplica, name: str, native: NativeNamespace) -> None:
+    """Policy, times and operators' marks. Native hosts come back by themselves, as new incarnations; nothing is
+    granted before every lease of the former life has surely run out (a namespace of a later generation sees to it)."""
+    create = CreateNativeNamespace(name, native.policy, native.slot_bits, native.settings)
+    await _propose(replica, create)
+    marks = tuple(native.marks.values())
+    if marks:
+        office = await _wait_for_office(replica)
+        await _propose(replica, CommitNativeBatch(office.epoch, name, marks=marks))
 
 
 def _member_count(state: ReplicatedState) -> int:
