@@ -1,0 +1,491 @@
+"""A native host's side of the protocol: one incarnation of one process (rules H1 to H8 of ExclusiveHandoff, tla/doc).
+
+`handle(event, now_ms)` returns effects; `now_ms` is the process's own monotonic clock, which goes on during suspend
+where the system has such a clock. The queries (`admit`, `gate_open`, `owner_of`) are for every call: two look-ups each.
+
+* A lease counts from when the renewal was *sent* that the answer echoes. Three deadlines (module leases): admission
+  ends, turns are cancelled, the gate shuts. The gate is a comparison with the clock, never a timer.
+* A right ends when its slot is drained after the table took it away, or with its lease, for good: the same slot needs a
+  new grant with a higher fence. Turns carry their `Right` object, and the gate asks for that very object.
+* Nothing of an incarnation is carried over: after `BecomeNewIncarnation` or `Stopped` the machine does nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import assert_never
+
+from attrs import define, field
+
+from callboard.core.handoff_records import (
+    NO_INCARNATION,
+    AnswerReceived,
+    BecomeNewIncarnation,
+    CancelTurns,
+    Connected,
+    Disconnected,
+    Drained,
+    Ended,
+    EndReason,
+    Farewell,
+    GoneReceived,
+    Granted,
+    GrantsReceived,
+    Held,
+    Hello,
+    HostEffect,
+    HostEvent,
+    LeaveRequested,
+    Refusal,
+    Renewal,
+    RenewalAnswer,
+    Right,
+    SendFarewell,
+    SendHello,
+    SendRenewal,
+    SendTableRequest,
+    StopAdmitting,
+    Stopped,
+    TableInstalled,
+    TableReceived,
+    TableRequest,
+    Tick,
+    Welcome,
+    WelcomeReceived,
+)
+from callboard.core.leases import NEVER_MS, NO_LEASE, Deadlines, deadlines, renew_every_ms
+from callboard.core.native_rights import Rights, Slot
+from callboard.core.slot_index import held_runs, slot_runs
+from callboard.core.slot_records import HandoffSettings, NativeHostRecord
+from callboard.core.table_delta import DeltaError, HostEntry, TableDelta, TableView, empty_view, patch
+from callboard.core.versions import Policy
+
+HELLO_REPEAT_MS = 1000
+"""How often a hello is repeated until it is answered."""
+UNANSWERED_MAX = 64
+"""Renewals whose send time is remembered."""
+
+
+class Phase(Enum):
+    """Where the incarnation is in its life."""
+
+    JOINING = auto()
+    RUNNING = auto()
+    LEAVING = auto()
+    OVER = auto()
+
+
+@define(eq=False)
+class _Parting:
+    """Why and how the incarnation leaves. `renews`: it keeps its lease while turns finish."""
+
+    reason: str
+    renews: bool
+    returns: bool
+    replaced: bool = False
+    overdue: bool = False
+
+
+@define(eq=False)
+class NativeHost:
+    """See the module's description."""
+
+    namespace: str
+    policy: Policy
+    record: NativeHostRecord
+    store_id: str = ""
+    incarnation: int = field(init=False, default=NO_INCARNATION)
+    _phase: Phase = field(init=False, default=Phase.JOINING)
+    _settings: HandoffSettings = field(init=False, factory=HandoffSettings)
+    _connection: int = field(init=False, default=0)
+    _last_connection: int = field(init=False, default=0)
+    _welcomed: bool = field(init=False, default=False)
+    _hello_due_ms: int = field(init=False, default=NEVER_MS)
+    _epoch: int = field(init=False, default=0)
+    _view: TableView | None = field(init=False, default=None)
+    _table_asked_until_ms: int = field(init=False, default=-NEVER_MS)
+    _rights: Rights = field(init=False, factory=Rights)
+    _deadlines: Deadlines = field(init=False, default=NO_LEASE)
+    _base_ms: int | None = field(init=False, default=None)
+    _cancelled: bool = field(init=False, default=False)
+    _number: int = field(init=False, default=0)
+    _sent_ms: dict[int, int] = field(init=False, factory=dict)
+    _last_sent_ms: int = field(init=False, default=-NEVER_MS)
+    _renew_due_ms: int = field(init=False, default=NEVER_MS)
+    _base_number: int = field(init=False, default=0)
+    _full_number: int = field(init=False, default=0)
+    _parting: _Parting | None = field(init=False, default=None)
+    _effects: list[HostEffect] = field(init=False, factory=list)
+
+    # ---- queries
+
+    def admit(self, actor_type: str, slot: int, now_ms: int) -> Right | Refusal:
+        """The right under which a turn may start now, or why none may (rule H4)."""
+        if now_ms < self._deadlines.admit_until_ms:
+            of_type = self._rights.admitting.get(actor_type)
+            if of_type is not None:
+                right = of_type.get(slot)
+                if right is not None:
+                    return right
+        return self._refusal(actor_type, slot)
+
+    def gate_open(self, right: Right, now_ms: int) -> bool:
+        """Whether an effect or reply of a turn admitted under `right` may pass now (rule H5)."""
+        if now_ms >= self._deadlines.gate_until_ms:
+            return False
+        of_type = self._rights.live.get(right.actor_type)
+        return of_type is not None and of_type.get(right.slot) is right
+
+    def owner_of(self, actor_type: str, slot: int) -> HostEntry | None:
+        """Who owns the slot by the installed table, or None if nobody does or the type is not known."""
+        view = self._view
+        if view is None:
+            return None
+        table = view.tables.get(actor_type)
+        return None if table is None else view.hosts.get(table.owners[slot])
+
+    def lease_remaining_ms(self, now_ms: int) -> int | None:
+        """How long the gate stays open without another answer; None for ever."""
+        until_ms = self._deadlines.gate_until_ms
+        return None if until_ms == NEVER_MS else max(0, until_ms - now_ms)
+
+    @property
+    def view(self) -> TableView | None:
+        """The installed table, None before the first."""
+        return self._view
+
+    @property
+    def phase(self) -> Phase:
+        """Where the incarnation is in its life."""
+        return self._phase
+
+    @property
+    def epoch(self) -> int:
+        """The newest leader epoch heard."""
+        return self._epoch
+
+    def next_deadline_ms(self) -> int | None:
+        """When the next `Tick` is due, or None if only other events can change anything."""
+        if self._phase is Phase.OVER:
+            return None
+        due = [self._hello_due_ms, self._renew_due_ms if self._may_renew() else NEVER_MS]
+        if self._rights.any_live():
+            due.append(self._deadlines.gate_until_ms)
+            if not self._cancelled:
+                due.append(self._deadlines.cancel_at_ms)
+        for drain in self._rights.drains:
+            if not drain.cancelled:
+                due.append(drain.cancel_at_ms)
+            elif self._waits_for_drains():
+                due.append(drain.overdue_at_ms)
+        return min((at_ms for at_ms in due if at_ms < NEVER_MS), default=None)
+
+    def _waits_for_drains(self) -> bool:
+        return self._parting is None or not self._parting.overdue
+
+    def _refusal(self, actor_type: str, slot: int) -> Refusal:
+        if self._phase in {Phase.LEAVING, Phase.OVER}:
+            return Refusal.LEAVING
+        table = None if self._view is None else self._view.tables.get(actor_type)
+        if table is None:
+            return Refusal.UNKNOWN_TYPE
+        if table.owners[slot] != self.incarnation:
+            return Refusal.NOT_OWNER
+        return Refusal.NO_LEASE if slot in self._rights.admitting.get(actor_type, {}) else Refusal.NOT_GRANTED
+
+    # ---- events
+
+    def handle(self, event: HostEvent, now_ms: int) -> list[HostEffect]:
+        """Take in one event and return what is to be done, in this order.
+
+        Raises:
+            ValueError: a connection is not newer than the one before.
+        """
+        if self._is_over():
+            return []
+        # First the clock: an answer that comes too late must not revive rights (rule H7).
+        self._expire(now_ms)
+        if not self._is_over():
+            self._take_in(event, now_ms)
+            self._finish()
+        if not self._is_over() and now_ms >= self._renew_due_ms and self._may_renew():
+            self._renew(now_ms)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _is_over(self) -> bool:
+        return self._phase is Phase.OVER
+
+    def _take_in(self, event: HostEvent, now_ms: int) -> None:
+        match event:
+            case Tick():
+                pass
+            case Drained(actor_type, slots):
+                self._drained(actor_type, slots, now_ms)
+            case LeaveRequested(reason):
+                self._leave(_Parting(reason, renews=True, returns=False), now_ms)
+            case Connected(connection):
+                self._connected(connection, now_ms)
+            case _ if event.connection != self._connection:
+                pass
+            case Disconnected():
+                self._connection, self._welcomed, self._hello_due_ms = 0, False, NEVER_MS
+            case WelcomeReceived(_, welcome):
+                self._welcome(welcome, now_ms)
+            case AnswerReceived(_, answer):
+                self._answer(answer, now_ms)
+            case TableReceived(_, delta):
+                self._table(delta, now_ms)
+            case GrantsReceived(_, grants):
+                if grants.incarnation == self.incarnation and self._hears(grants.epoch):
+                    self._accept(grants.grants, now_ms)
+            case GoneReceived(_, gone):
+                if gone.incarnation == self.incarnation != NO_INCARNATION:
+                    self._leave(_Parting(gone.text, renews=False, returns=True, replaced=gone.replaced), now_ms)
+            case unreachable:
+                assert_never(unreachable)
+
+    def _hears(self, epoch: int) -> bool:
+        """Whether the word is not that of a leader known to be deposed."""
+        if epoch < self._epoch:
+            return False
+        self._epoch = epoch
+        return True
+
+    def _connected(self, connection: int, now_ms: int) -> None:
+        if connection <= self._last_connection:
+            raise ValueError(f"connection {connection} is not newer than {self._last_connection}")
+        self._connection = self._last_connection = connection
+        self._welcomed = False
+        self._hello(now_ms)
+
+    def _hello(self, now_ms: int) -> None:
+        view = self._view
+        hello = Hello(
+            namespace=self.namespace,
+            policy=self.policy,
+            host=self.record,
+            incarnation=self.incarnation,
+            connection=self._connection,
+            have_version=0 if view is None else view.version,
+            have_digest=b"" if view is None else view.digest,
+            store_id=self.store_id,
+        )
+        self._effects.append(SendHello(self._connection, hello))
+        self._hello_due_ms = now_ms + HELLO_REPEAT_MS
+
+    def _welcome(self, welcome: Welcome, now_ms: int) -> None:
+        if not self._hears(welcome.epoch):
+            return
+        if self._phase is Phase.JOINING:
+            self.incarnation, self._settings = welcome.incarnation, welcome.settings
+            self._deadlines = deadlines(self.policy, self._settings, None)
+            self._phase = Phase.RUNNING
+        if welcome.incarnation == self.incarnation:
+            self._welcomed, self._hello_due_ms = True, NEVER_MS
+            self._base_number = 0
+            self._prompt(now_ms)
+
+    # ---- tables and grants
+
+    def _table(self, delta: TableDelta, now_ms: int) -> None:
+        before = self._view
+        if self._phase is not Phase.RUNNING or (before is not None and delta.to_version <= before.version):
+            return
+        try:
+            after = patch(before if before is not None else empty_view(delta.slot_bits), delta)
+        except DeltaError:
+            self._ask_for_table(now_ms)
+            return
+        self._table_asked_until_ms = -NEVER_MS
+        if self.incarnation not in after.hosts:
+            text = f"table of version {after.version} does not have incarnation {self.incarnation}"
+            self._leave(_Parting(text, renews=False, returns=True), now_ms)
+            return
+        lost = self._rights.lost_with(before, after)
+        self._view = after
+        self._stop_admitting(lost, now_ms)
+        self._effects.append(TableInstalled(after.version, _changed_types(before, after)))
+        if self.policy is Policy.EVENTUAL:
+            self._take_owned(now_ms)
+        self._prompt(now_ms)
+
+    def _ask_for_table(self, now_ms: int) -> None:
+        if now_ms >= self._table_asked_until_ms:
+            self._table_asked_until_ms = now_ms + self._settings.tick_ms
+            version = 0 if self._view is None else self._view.version
+            self._effects.append(SendTableRequest(self._connection, TableRequest(self.incarnation, version)))
+
+    def _stop_admitting(self, slots: list[Slot], now_ms: int) -> None:
+        """Turns have the drain time, by a difference of readings that are cut to whole milliseconds."""
+        if slots:
+            cancel_at_ms = now_ms + self._settings.drain_ms + 1
+            self._rights.drain(slots, cancel_at_ms, cancel_at_ms + self._settings.margin_ms)
+            self._effects.append(StopAdmitting(slot_runs(slots), cancel_at_ms))
+
+    def _accept(self, grants: Iterable[Held], now_ms: int) -> None:
+        """Rule H3, slot by slot."""
+        view = self._view
+        if self._phase is not Phase.RUNNING or view is None or now_ms >= self._deadlines.gate_until_ms:
+            return
+        accepted = []
+        for held in grants:
+            table = view.tables.get(held.actor_type)
+            if table is None or held.first < 0 or held.first + held.count > len(table.owners):
+                continue
+            for slot in range(held.first, held.first + held.count):
+                mine = table.owners[slot] == self.incarnation and table.since[slot] == held.since
+                if mine and self._rights.may_accept(held.actor_type, slot, held.fence):
+                    self._rights.grant(held.actor_type, slot, held.since, held.fence)
+                    accepted.append((held.actor_type, slot, held.since, held.fence))
+        if accepted:
+            self._effects.append(Granted(held_runs(accepted)))
+            self._prompt(now_ms)
+
+    def _take_owned(self, now_ms: int) -> None:
+        """Policy `eventual`: the table alone gives rights, to slots that are not being drained."""
+        view = self._view
+        if self._phase is not Phase.RUNNING or view is None or now_ms >= self._deadlines.gate_until_ms:
+            return
+        owned: dict[int, list[int]] = {}
+        taken = []
+        for kind, table in view.tables.items():
+            if id(table) not in owned:
+                owned[id(table)] = [slot for slot, owner in enumerate(table.owners) if owner == self.incarnation]
+            live = self._rights.live.get(kind, {})
+            taken += [(kind, slot, table.since[slot], 0) for slot in owned[id(table)] if slot not in live]
+        for key in taken:
+            self._rights.grant(*key)
+        if taken:
+            self._effects.append(Granted(held_runs(taken)))
+
+    def _drained(self, actor_type: str, slots: Iterable[int], now_ms: int) -> None:
+        ended = self._rights.drained(actor_type, slots)
+        if ended:
+            self._effects.append(Ended(slot_runs(ended), EndReason.RELEASED))
+            if self.policy is Policy.EVENTUAL:
+                self._take_owned(now_ms)
+            self._prompt(now_ms)
+
+    # ---- leases
+
+    def _may_renew(self) -> bool:
+        keeps = self._parting is None or self._parting.renews
+        return self._welcomed and keeps and self._phase in {Phase.RUNNING, Phase.LEAVING}
+
+    def _prompt(self, now_ms: int) -> None:
+        """Something is worth telling: renew soon, though not for every little thing."""
+        gap_ms = max(1, self._settings.tick_ms // 8)
+        self._renew_due_ms = min(self._renew_due_ms, max(now_ms, self._last_sent_ms + gap_ms))
+
+    def _renew(self, now_ms: int) -> None:
+        self._number += 1
+        taken, dropped = self._rights.said()
+        if self._base_number == 0:
+            taken, dropped = self._rights.held(), ()
+            self._full_number = self._number
+        if self.policy is Policy.EVENTUAL:
+            taken, dropped = (), ()
+        renewal = Renewal(
+            number=self._number,
+            incarnation=self.incarnation,
+            connection=self._connection,
+            epoch=self._epoch,
+            version=0 if self._view is None else self._view.version,
+            base_number=self._base_number,
+            taken=taken,
+            dropped=dropped,
+            requests=self._rights.requests() if self.policy is Policy.EXCLUSIVE else (),
+            leaving=self._phase is Phase.LEAVING,
+        )
+        self._base_number = self._number
+        self._sent_ms[self._number] = self._last_sent_ms = now_ms
+        if len(self._sent_ms) > UNANSWERED_MAX:
+            del self._sent_ms[next(iter(self._sent_ms))]
+        self._renew_due_ms = now_ms + renew_every_ms(self.policy, self._settings)
+        self._effects.append(SendRenewal(self._connection, renewal))
+
+    def _answer(self, answer: RenewalAnswer, now_ms: int) -> None:
+        if answer.incarnation != self.incarnation or not self._hears(answer.epoch):
+            return
+        sent_ms = self._sent_ms.get(answer.number)
+        if sent_ms is not None and (self._base_ms is None or sent_ms > self._base_ms):
+            self._base_ms, self._cancelled = sent_ms, False
+            self._deadlines = deadlines(self.policy, self._settings, sent_ms)
+        self._sent_ms = {number: at_ms for number, at_ms in self._sent_ms.items() if number > answer.number}
+        if not answer.holding_known and answer.number >= self._full_number:
+            self._base_number = 0
+            self._prompt(now_ms)
+        if self.policy is Policy.EVENTUAL:
+            self._take_owned(now_ms)
+        self._accept(answer.grants, now_ms)
+        # Tables are sent before answers that know of them: this one was lost on its way.
+        if answer.version > (0 if self._view is None else self._view.version) and self._phase is Phase.RUNNING:
+            self._ask_for_table(now_ms)
+
+    def _expire(self, now_ms: int) -> None:
+        if now_ms >= self._hello_due_ms:
+            self._hello(now_ms)
+        if now_ms >= self._deadlines.gate_until_ms:
+            ended = self._rights.lapse()
+            if ended:
+                self._effects.append(Ended(slot_runs(ended), EndReason.LEASE))
+        elif now_ms >= self._deadlines.cancel_at_ms and not self._cancelled and self._rights.any_live():
+            self._cancelled = True
+            slots = self._rights.live_slots()
+            self._effects.append(CancelTurns(slot_runs(slots), self._deadlines.gate_until_ms))
+        for drain in self._rights.drains:
+            if now_ms >= drain.cancel_at_ms and not drain.cancelled:
+                drain.cancelled = True
+                shuts_ms = min(drain.overdue_at_ms, self._deadlines.gate_until_ms)
+                self._effects.append(CancelTurns(slot_runs(drain.slots), shuts_ms))
+        if any(now_ms >= drain.overdue_at_ms for drain in self._rights.drains) and self._waits_for_drains():
+            self._overdue(now_ms)
+        self._finish()
+
+    # ---- leaving
+
+    def _overdue(self, now_ms: int) -> None:
+        """Turns of lost slots did not end: without renewals the lease ends them, and the process is to go."""
+        spent_ms = self._settings.drain_ms + self._settings.margin_ms
+        if self._parting is None:
+            text = f"turns of lost slots did not end within drain and margin, {spent_ms} ms"
+            self._leave(_Parting(text, renews=False, returns=False, overdue=True), now_ms)
+        else:
+            self._parting.renews, self._parting.overdue, self._parting.returns = False, True, False
+        if self.policy is Policy.EVENTUAL:
+            self._effects.append(Ended(slot_runs(self._rights.lapse()), EndReason.STOPPED))
+
+    def _leave(self, parting: _Parting, now_ms: int) -> None:
+        """Rule H8: nothing is admitted or accepted any more."""
+        if self._parting is not None:
+            self._parting.renews = self._parting.renews and parting.renews
+            self._parting.returns = self._parting.returns and parting.returns
+            return
+        self._parting = parting
+        self._phase = Phase.LEAVING
+        admitting = sorted((kind, slot) for kind, of_kind in self._rights.admitting.items() for slot in of_kind)
+        self._stop_admitting(admitting, now_ms)
+        self._rights.lapsed = {}
+        self._prompt(now_ms)
+
+    def _finish(self) -> None:
+        """The last word, once no right lives."""
+        parting = self._parting
+        if parting is None or self._phase is not Phase.LEAVING or self._rights.any_live():
+            return
+        self._phase = Phase.OVER
+        self._deadlines = NO_LEASE
+        if self._connection and self.incarnation != NO_INCARNATION:
+            self._effects.append(SendFarewell(self._connection, Farewell(self.incarnation)))
+        if parting.returns:
+            self._effects.append(BecomeNewIncarnation(parting.reason, parting.replaced))
+        else:
+            self._effects.append(Stopped(parting.reason, parting.overdue))
+
+
+def _changed_types(before: TableView | None, after: TableView) -> tuple[str, ...]:
+    if before is None or before.hosts != after.hosts:
+        return tuple(after.tables)
+    return tuple(kind for kind, table in after.tables.items() if before.tables.get(kind) is not table)

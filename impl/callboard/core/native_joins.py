@@ -1,0 +1,85 @@
+"""Native hosts that want to become members, or to change their record, until a batch has committed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from attrs import define, field
+
+from callboard.core.slot_records import NativeHostRecord, NativeMember
+
+
+@define(eq=False)
+class Joins:
+    """The newest word counts for each host name. At most one batch is in flight, of `items_max` hosts and `bytes_max`.
+
+    When a batch is refused, single hosts are tried until one is found that is refused alone.
+    """
+
+    items_max: int
+    bytes_max: int
+    _waiting: dict[str, tuple[NativeHostRecord, int]] = field(init=False, factory=dict)
+    _names: dict[int, str] = field(init=False, factory=dict)
+    _in_flight: tuple[tuple[NativeHostRecord, int], ...] = field(init=False, default=())
+    _singly: int = field(init=False, default=0)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, host: NativeHostRecord, stream_id: int) -> int | None:
+        """The stream asks for `host` to become a member. Returns another stream that it displaces, if any."""
+        earlier = self._waiting.get(host.name)
+        self._waiting[host.name] = (host, stream_id)
+        self._names[stream_id] = host.name
+        if earlier is not None and earlier[1] != stream_id:
+            self._names.pop(earlier[1], None)
+            return earlier[1]
+        return None
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Nobody is there any more to whom membership would be of use."""
+        name = self._names.pop(stream_id, None)
+        if name is not None and self._waiting.get(name, (None, None))[1] == stream_id:
+            del self._waiting[name]
+
+    def settle(self, members: Mapping[str, NativeMember]) -> list[int]:
+        """Drop what is committed. Returns the streams of these hosts."""
+        settled = []
+        for name, (host, stream_id) in list(self._waiting.items()):
+            member = members.get(name)
+            if member is not None and member.host == host:
+                settled.append(stream_id)
+                self.forget_stream(stream_id)
+        return settled
+
+    def next_batch(self) -> tuple[NativeHostRecord, ...]:
+        """The hosts of the next batch; `refused` or `done` says what became of it."""
+        limit = 1 if self._singly else self.items_max
+        chosen: list[tuple[NativeHostRecord, int]] = []
+        size = 0
+        for host, stream_id in self._waiting.values():
+            size += _record_bytes(host)
+            if len(chosen) >= limit or (chosen and size > self.bytes_max):
+                break
+            chosen.append((host, stream_id))
+        self._in_flight = tuple(chosen)
+        return tuple(host for host, _ in chosen)
+
+    def done(self) -> None:
+        """The batch committed."""
+        self._singly = max(0, self._singly - len(self._in_flight))
+        self._in_flight = ()
+
+    def refused(self) -> int | None:
+        """The batch was refused, and would be again. Returns the stream of the host that is to blame, if known."""
+        tried, self._in_flight = self._in_flight, ()
+        if len(tried) == 1:
+            self._singly = max(0, self._singly - 1)
+            return tried[0][1]
+        self._singly = len(tried)
+        return None
+
+
+def _record_bytes(host: NativeHostRecord) -> int:
+    strings: Iterable[str] = (host.name, host.address, host.process, *host.actor_types)
+    return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 6 for a, b in host.labels)

@@ -1,0 +1,583 @@
+"""The leader's side of one native namespace in one term of office (policies `exclusive` and `eventual`).
+
+Everything in here is soft: a new leader begins with the replicated namespace alone and counts every wait from its
+taking office. It follows rules L1 to L5 of ExclusiveHandoff and "The rule, as checked" of Leases (tla/doc):
+
+* Renewals are collected for a tick; then one round through the log confirms that this leader still leads; then those
+  that were collected before are answered, if their hosts are still members and not overdue. It is one round, however
+  many hosts there are.
+* A removed incarnation is buried after its own farewell, or once `wait_ms` has passed since the later of this leader's
+  taking office and its last answer to it.
+* Batches of members, confirmations, burials and raised fences are proposed one at a time of each kind; what comes in
+  meanwhile is in the next. Whatever is proposed is worked out from the present state, so a proposal that failed, or
+  whose outcome nobody knows, is simply worked out again.
+
+Work per renewal is proportional to what changed for its host. Per state change it is proportional to what changed, to
+the slots that wait, and to the owners of tables that are new.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from attrs import define, field, frozen
+
+from callboard.core.commands import Bury, Command, CommitNativeBatch, Removal
+from callboard.core.handoff_records import (
+    NO_INCARNATION,
+    CloseStream,
+    Farewell,
+    FarewellReceived,
+    Gone,
+    Grants,
+    Held,
+    Hello,
+    HelloReceived,
+    LeaderEffect,
+    LeaderEvent,
+    LeaseState,
+    Overdue,
+    ProposalDone,
+    ProposalFailed,
+    Propose,
+    Renewal,
+    RenewalAnswer,
+    RenewalReceived,
+    RequestRound,
+    RoundConfirmed,
+    RoundFailed,
+    SendAnswer,
+    SendGone,
+    SendGrants,
+    SendTable,
+    SendWelcome,
+    StateChanged,
+    StreamEnded,
+    TableRequested,
+    Tick,
+    Waiting,
+    Welcome,
+)
+from callboard.core.native_joins import Joins
+from callboard.core.native_releases import KnownHost, Releases, renewal_problem
+from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
+from callboard.core.records import AnswerCode
+from callboard.core.slot_index import SlotIndex
+from callboard.core.slot_membership import REASON_LENGTH_MAX, native_host_problem
+from callboard.core.slot_records import NativeNamespace
+from callboard.core.table_delta import TableDelta, TableView, view_of
+from callboard.core.table_feed import TableFeed
+from callboard.core.versions import Policy
+
+BURIALS_MAX = 1000
+
+
+@frozen
+class LeaderLimits:
+    """Bounds of one namespace's leader. `grants_max`: spans in one message; the others follow with the next answer.
+
+    `steps_kept`: changes of version of which hosts that missed them still get deltas. `batch_bytes_max`: of host
+    records in one command.
+    """
+
+    streams_max: int = 20_000
+    batch_items_max: int = 500
+    batch_bytes_max: int = 192 * 1024
+    grants_max: int = 5000
+    steps_kept: int = 64
+
+
+@define(eq=False)
+class NativeLeader:
+    """See the module's description. `handle` takes events; times are milliseconds of any clock that never goes back."""
+
+    name: str
+    epoch: int
+    namespace: NativeNamespace
+    started_ms: int
+    limits: LeaderLimits = field(factory=LeaderLimits)
+    _over: bool = field(init=False, default=False)
+    _now_ms: int = field(init=False)
+    _hosts: dict[int, KnownHost] = field(init=False, factory=dict)
+    _streams: dict[int, Hello] = field(init=False, factory=dict)
+    _incarnation_of: dict[int, int] = field(init=False, factory=dict)
+    _joins: Joins = field(init=False)
+    _heard: dict[int, int] = field(init=False, factory=dict)
+    """When each member was last heard, the longest silent first."""
+    _behind: dict[int, int] = field(init=False, factory=dict)
+    _removals: dict[int, str] = field(init=False, factory=dict)
+    _releases: Releases = field(init=False)
+    _collected: dict[int, int] = field(init=False, factory=dict)
+    _in_round: dict[int, int] = field(init=False, factory=dict)
+    _round_id: int = field(init=False, default=0)
+    _round_running: bool = field(init=False, default=False)
+    _round_due_ms: int = field(init=False)
+    _proposals: dict[str, int] = field(init=False, factory=dict)
+    _last_proposal: int = field(init=False, default=0)
+    _not_before_ms: dict[str, int] = field(init=False, factory=dict)
+    _burial_due_ms: int | None = field(init=False, default=None)
+    _feed: TableFeed = field(init=False)
+    _waits_from_ms: dict[int, int] = field(init=False, factory=dict)
+    _effects: list[LeaderEffect] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._now_ms = self._round_due_ms = self.started_ms
+        self._joins = Joins(self.limits.batch_items_max, self.limits.batch_bytes_max)
+        self._releases = Releases(SlotIndex(self.namespace), self._hosts)
+        self._feed = TableFeed(self.limits.steps_kept, view_of(self.namespace))
+        self._follow_members()
+        self._note_waits()
+
+    def handle(self, event: LeaderEvent, now_ms: int) -> list[LeaderEffect]:
+        """Take in one event and return what is to be done, in this order. After an epoch of another leader: nothing."""
+        self._now_ms = max(self._now_ms, now_ms)
+        if isinstance(event, StateChanged) and event.epoch != self.epoch:
+            self._over = True
+        if self._over:
+            return []
+        match event:
+            case RenewalReceived(stream_id, renewal):
+                self._renewal(stream_id, renewal)
+            case HelloReceived(stream_id, hello):
+                self._hello(stream_id, hello)
+            case StateChanged(namespace):
+                self._state_changed(namespace)
+            case RoundConfirmed(round_id):
+                self._round_confirmed(round_id)
+            case RoundFailed(round_id):
+                self._round_failed(round_id)
+            case ProposalDone() | ProposalFailed():
+                self._proposal_ended(event)
+            case FarewellReceived(_, farewell):
+                self._farewell(farewell)
+            case TableRequested(stream_id):
+                self._table_requested(stream_id)
+            case StreamEnded(stream_id):
+                self._forget_stream(stream_id)
+            case Tick():
+                pass
+            case unreachable:
+                assert_never(unreachable)
+        self._expire()
+        self._begin_round()
+        self._propose()
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline_ms(self) -> int | None:
+        """When the next `Tick` is due, or None if only other events can change anything."""
+        if self._over:
+            return None
+        settings = self.namespace.settings
+        due: list[int] = []
+        longest_silent = next(iter(self._heard), None)
+        if longest_silent is not None:
+            due.append(self._heard[longest_silent] + settings.failure_timeout_ms)
+        oldest_behind = next(iter(self._behind.values()), None)
+        if oldest_behind is not None:
+            due.append(oldest_behind + settings.failure_timeout_ms)
+        for incarnation in self._releases.owing:
+            at_ms = self._releases.overdue_at_ms(self._hosts[incarnation])
+            if at_ms is not None and incarnation not in self._removals:
+                due.append(at_ms)
+        if self._burial_due_ms is not None and "bury" not in self._proposals:
+            due.append(max(self._burial_due_ms, self._not_before_ms.get("bury", 0)))
+        if self._collected and not self._round_running:
+            due.append(self._round_due_ms)
+        if (len(self._joins) or self._removals) and "batch" not in self._proposals:
+            due.append(self._not_before_ms.get("batch", 0))
+        due += [at_ms for kind, at_ms in self._not_before_ms.items() if kind not in self._proposals]
+        due = [at_ms for at_ms in due if at_ms > self._now_ms]
+        return min(due, default=None)
+
+    def delta(self, from_version: int, to_version: int) -> TableDelta:
+        """What `SendTable` stands for; to be asked when the effect is carried out, before the next event.
+
+        Raises:
+            KeyError: these versions are not at hand.
+        """
+        return self._feed.delta(from_version, to_version)
+
+    @property
+    def view(self) -> TableView:
+        """The newest tables."""
+        return self._feed.view
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether slots are handed over with leases, grants and fences."""
+        return self.namespace.policy is Policy.EXCLUSIVE
+
+    @property
+    def stream_count(self) -> int:
+        """Open streams."""
+        return len(self._streams)
+
+    # ---- streams
+
+    def _hello(self, stream_id: int, hello: Hello) -> None:
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            self._close(stream_id, *refusal)
+            return
+        self._streams[stream_id] = hello
+        member = self.namespace.members.get(hello.host.name)
+        if hello.incarnation != NO_INCARNATION:
+            if member is None or member.incarnation != hello.incarnation:
+                self._send_gone(stream_id, hello.incarnation)
+                return
+            if member.host != hello.host and not hello.by_front:
+                self._join(hello, stream_id)
+        elif member is None or member.host.process != hello.host.process:
+            # A front's word may be old, and its host dead: only hosts themselves join.
+            if not hello.by_front:
+                self._join(hello, stream_id)
+            return
+        known = self._hosts[member.incarnation]
+        if hello.connection < known.connection:
+            text = f"connection {hello.connection} is older than {known.connection}"
+            self._close(stream_id, "ABORTED", text)
+            return
+        self._attach(known, stream_id, hello)
+
+    def _join(self, hello: Hello, stream_id: int) -> None:
+        displaced = self._joins.add(hello.host, stream_id)
+        if displaced is not None and displaced not in self._incarnation_of:
+            self._close(displaced, "ABORTED", f"another process says that it is host {hello.host.name}")
+
+    def _refusal(self, hello: Hello) -> tuple[str, str] | None:
+        theirs, ours = hello.policy, self.namespace.policy
+        if theirs is not ours:
+            text = f"host {hello.host.name} speaks policy {theirs}, but namespace {self.name} has policy {ours}"
+            return "FAILED_PRECONDITION", text
+        problem = native_host_problem(hello.host)
+        if problem is not None:
+            return "INVALID_ARGUMENT", problem
+        if len(self._streams) >= self.limits.streams_max:
+            return "RESOURCE_EXHAUSTED", f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
+        return None
+
+    def _attach(self, known: KnownHost, stream_id: int, hello: Hello) -> None:
+        """This connection counts for the member from here on; an older stream of it ends."""
+        if known.stream_id is not None and known.stream_id != stream_id:
+            self._close(known.stream_id, "ABORTED", f"a newer connection of host {known.name} took over")
+        self._incarnation_of[stream_id] = known.incarnation
+        known.connected(stream_id, hello.connection)
+        if not hello.by_front:
+            self._note_heard(known)
+        namespace = self.namespace
+        welcome = Welcome(known.incarnation, self.epoch, namespace.policy, namespace.slot_bits, namespace.settings)
+        self._effects.append(SendWelcome(stream_id, welcome))
+        self._send_tables(known, self._feed.path(hello.have_version, hello.have_digest))
+
+    def _send_tables(self, known: KnownHost, path: list[tuple[int, int]]) -> None:
+        known.sent_version = self._feed.view.version
+        if known.stream_id is None or not path:
+            return
+        self._effects += [SendTable(known.stream_id, *pair) for pair in path]
+        if known.behind is None:
+            known.behind = (known.sent_version, self._now_ms)
+            self._behind[known.incarnation] = self._now_ms
+
+    def _table_requested(self, stream_id: int) -> None:
+        known = self._hosts.get(self._incarnation_of.get(stream_id, NO_INCARNATION))
+        if known is not None and known.stream_id == stream_id:
+            self._send_tables(known, [(0, self._feed.view.version)])
+
+    def _send_gone(self, stream_id: int, incarnation: int) -> None:
+        hello = self._streams.get(stream_id)
+        member = self.namespace.members.get(hello.host.name) if hello is not None else None
+        replaced = member is not None and hello is not None and member.host.process != hello.host.process
+        tombstone = self.namespace.tombstones.get(incarnation)
+        why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
+        who = f"incarnation {incarnation}" if hello is None else f"incarnation {incarnation} of {hello.host.name}"
+        self._effects.append(SendGone(stream_id, Gone(incarnation, f"{who} was removed{why}", replaced)))
+
+    def _close(self, stream_id: int, status: str, text: str) -> None:
+        self._effects.append(CloseStream(stream_id, status, text))
+        self._forget_stream(stream_id)
+
+    def _forget_stream(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+        self._joins.forget_stream(stream_id)
+        known = self._hosts.get(self._incarnation_of.pop(stream_id, NO_INCARNATION))
+        if known is not None and known.stream_id == stream_id:
+            known.stream_id = None
+
+    # ---- renewals
+
+    def _renewal(self, stream_id: int, renewal: Renewal) -> None:
+        if stream_id not in self._streams:
+            self._close(stream_id, "FAILED_PRECONDITION", "a renewal came before the hello")
+            return
+        known = self._hosts.get(renewal.incarnation)
+        if known is None or renewal.incarnation not in self._heard:
+            self._send_gone(stream_id, renewal.incarnation)
+            return
+        stale = known.stream_id != stream_id or renewal.connection != known.connection
+        if stale or renewal.number <= known.last_number:
+            return
+        problem = renewal_problem(renewal, self.namespace)
+        if problem is not None:
+            self._close(stream_id, "INVALID_ARGUMENT", f"renewal {renewal.number} of host {known.name}: {problem}")
+            return
+        self._note_heard(known)
+        if known.take_in(renewal):
+            self._releases.examine(known, self._now_ms)
+            self._note_installed(known)
+        if renewal.requests and self.exclusive:
+            self._releases.request(known, renewal.requests)
+        if renewal.leaving:
+            self._removals.setdefault(known.incarnation, f"{known.name} left")
+        if self._is_overdue(known):
+            return
+        self._collected[known.incarnation] = renewal.number
+
+    def _note_heard(self, known: KnownHost) -> None:
+        known.heard_ms = self._now_ms
+        self._heard.pop(known.incarnation, None)
+        self._heard[known.incarnation] = self._now_ms
+
+    def _note_installed(self, known: KnownHost) -> None:
+        """Reported versions settle what the host was told; what it was told later is counted from now."""
+        if known.behind is not None and known.version >= known.behind[0]:
+            known.behind = None
+            self._behind.pop(known.incarnation, None)
+            if known.version < known.sent_version:
+                known.behind = (known.sent_version, self._now_ms)
+                self._behind[known.incarnation] = self._now_ms
+
+    def _is_overdue(self, known: KnownHost) -> bool:
+        late_ms = self._releases.overdue_ms(known, self._now_ms)
+        if late_ms is not None:
+            self._removals.setdefault(known.incarnation, f"{known.name} is overdue with releasing slots")
+        return late_ms is not None
+
+    def _farewell(self, farewell: Farewell) -> None:
+        """A fact about the incarnation, whoever brings it and however late."""
+        known = self._hosts.get(farewell.incarnation)
+        if known is not None:
+            known.farewell = True
+            self._schedule_burials()
+            self._collected.pop(known.incarnation, None)
+            if farewell.incarnation in self._heard:
+                self._removals[known.incarnation] = f"{known.name} left"
+
+    # ---- rounds
+
+    def _begin_round(self) -> None:
+        if self._round_running or not self._collected or self._now_ms < self._round_due_ms:
+            return
+        self._round_running = True
+        self._round_id += 1
+        self._round_due_ms = self._now_ms + self.namespace.settings.tick_ms
+        self._in_round, self._collected = self._collected, {}
+        self._effects.append(RequestRound(self._round_id))
+
+    def _round_confirmed(self, round_id: int) -> None:
+        """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
+        if round_id != self._round_id or not self._round_running:
+            return
+        answered, self._in_round, self._round_running = self._in_round, {}, False
+        for incarnation, number in answered.items():
+            known = self._hosts.get(incarnation)
+            if not self._may_answer(known) or known is None or known.stream_id is None:
+                continue
+            known.answered_ms = self._now_ms
+            known_holding = known.holding_number != 0 or not self.exclusive
+            grants = self._grants_for(known)
+            answer = RenewalAnswer(number, incarnation, self.epoch, self._feed.view.version, known_holding, grants)
+            self._effects.append(SendAnswer(known.stream_id, answer))
+
+    def _may_answer(self, known: KnownHost | None) -> bool:
+        """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""
+        if known is None or known.incarnation not in self._heard or known.farewell:
+            return False
+        return not self._is_overdue(known)
+
+    def _round_failed(self, round_id: int) -> None:
+        """What was collected may be confirmed by a later round as well."""
+        if round_id == self._round_id and self._round_running:
+            self._collected = {**self._in_round, **self._collected}
+            self._in_round, self._round_running = {}, False
+
+    def _grants_for(self, known: KnownHost) -> tuple[Held, ...]:
+        return self._releases.grants(known)[: self.limits.grants_max] if self.exclusive else ()
+
+    # ---- the replicated namespace
+
+    def _state_changed(self, namespace: NativeNamespace) -> None:
+        before, self.namespace = self.namespace, namespace
+        affected = self._releases.update(namespace, self._now_ms)
+        for incarnation in affected:
+            if incarnation in self._hosts:
+                self._hosts[incarnation].grants = None
+        if namespace.members is not before.members or namespace.tombstones is not before.tombstones:
+            self._follow_members()
+        if namespace.rights is not before.rights:
+            self._note_waits()
+        if namespace.version != before.version:
+            self._follow_version()
+        for stream_id in self._joins.settle(namespace.members):
+            hello = self._streams[stream_id]
+            if stream_id not in self._incarnation_of:
+                member = namespace.members[hello.host.name]
+                self._attach(self._hosts[member.incarnation], stream_id, hello)
+        for incarnation in sorted(affected):
+            self._push_grants(self._hosts.get(incarnation))
+
+    def _push_grants(self, known: KnownHost | None) -> None:
+        if known is None or known.stream_id is None or known.incarnation not in self._heard:
+            return
+        grants = self._grants_for(known)
+        if grants:
+            self._effects.append(SendGrants(known.stream_id, Grants(known.incarnation, self.epoch, grants)))
+
+    def _follow_members(self) -> None:
+        present = {member.incarnation: member for member in self.namespace.members.values()}
+        for incarnation, member in present.items():
+            known = self._hosts.get(incarnation)
+            if known is None:
+                kinds = member.host.actor_types
+                self._hosts[incarnation] = KnownHost(incarnation, member.name, kinds, self._now_ms)
+                self._heard[incarnation] = self._now_ms
+            elif known.actor_types != member.host.actor_types:
+                known.actor_types, known.grants = member.host.actor_types, None
+        for incarnation in [each for each in self._heard if each not in present]:
+            for table in (self._heard, self._behind, self._collected):
+                table.pop(incarnation, None)
+            self._removals.pop(incarnation, None)
+            stream_id = self._hosts[incarnation].stream_id
+            if stream_id is not None:
+                self._send_gone(stream_id, incarnation)
+        for incarnation, tombstone in self.namespace.tombstones.items():
+            if incarnation not in self._hosts:
+                self._hosts[incarnation] = KnownHost(incarnation, tombstone.name, (), self._now_ms)
+        for incarnation in [
+            each for each in self._hosts if each not in present and each not in self.namespace.tombstones
+        ]:
+            del self._hosts[incarnation]
+            self._releases.owing.discard(incarnation)
+        self._schedule_burials()
+
+    def _follow_version(self) -> None:
+        self._feed.follow(self.namespace)
+        for known in self._hosts.values():
+            if known.stream_id is not None and known.incarnation in self._heard:
+                self._send_tables(known, self._feed.path(known.sent_version))
+
+    def _note_waits(self) -> None:
+        sinces = self._releases.pending_sinces()
+        self._waits_from_ms = {since: self._waits_from_ms.get(since, self._now_ms) for since in sinces}
+
+    def _wait_over_ms(self, incarnation: int) -> int:
+        """When the last possible lease of a removed incarnation has surely run out (rule L2)."""
+        answered_ms = self._hosts[incarnation].answered_ms
+        from_ms = self.started_ms if answered_ms is None else max(self.started_ms, answered_ms)
+        return from_ms + self.namespace.settings.wait_ms()
+
+    def _schedule_burials(self) -> None:
+        due = [self._burial_at_ms(incarnation) for incarnation in self.namespace.tombstones]
+        self._burial_due_ms = min(due, default=None)
+
+    def _burial_at_ms(self, incarnation: int) -> int:
+        return self._now_ms if self._hosts[incarnation].farewell else self._wait_over_ms(incarnation)
+
+    # ---- time and proposals
+
+    def _silent(self) -> list[int]:
+        """Members not heard of for the failure timeout, the longest silent first."""
+        limit_ms = self._now_ms - self.namespace.settings.failure_timeout_ms
+        found = []
+        for incarnation, heard_ms in self._heard.items():
+            if heard_ms > limit_ms:
+                break
+            found.append(incarnation)
+        return found
+
+    def _expire(self) -> None:
+        for incarnation in sorted(self._releases.owing):
+            if incarnation in self._heard:
+                self._is_overdue(self._hosts[incarnation])
+        limit_ms = self._now_ms - self.namespace.settings.failure_timeout_ms
+        for incarnation, from_ms in self._behind.items():
+            if from_ms > limit_ms:
+                break
+            self._is_overdue(self._hosts[incarnation])
+
+    def _propose(self) -> None:
+        for kind, work in (
+            ("batch", self._batch),
+            ("bury", self._burials),
+            ("confirm", self._confirmation),
+            ("fence", self._raised_fences),
+        ):
+            if kind in self._proposals or self._now_ms < self._not_before_ms.get(kind, self._now_ms):
+                continue
+            self._not_before_ms.pop(kind, None)
+            command = work()
+            if command is not None:
+                self._last_proposal += 1
+                self._proposals[kind] = self._last_proposal
+                self._effects.append(Propose(self._last_proposal, command))
+
+    def _batch(self) -> Command | None:
+        silent = self._silent()
+        if not len(self._joins) and not self._removals and not silent:
+            return None
+        timeout_ms = self.namespace.settings.failure_timeout_ms
+        reasons = {each: f"{self._hosts[each].name} was not heard of for {timeout_ms} ms" for each in silent}
+        reasons = dict(list({**reasons, **self._removals}.items())[: self.limits.batch_items_max])
+        removals = tuple(Removal(self._hosts[each].name, each) for each in reasons)
+        # Batches that follow each other are a tick apart, so that many hosts that start together need few versions.
+        self._not_before_ms["batch"] = self._now_ms + self.namespace.settings.tick_ms
+        upserts = self._joins.next_batch()
+        reason = "; ".join(reasons.values())[:REASON_LENGTH_MAX]
+        return CommitNativeBatch(self.epoch, self.name, upserts, removals, reason=reason)
+
+    def _burials(self) -> Command | None:
+        """Rule L2."""
+        if self._burial_due_ms is None or self._now_ms < self._burial_due_ms:
+            return None
+        gone = [each for each in self.namespace.tombstones if self._burial_at_ms(each) <= self._now_ms]
+        return Bury(self.name, tuple(gone[:BURIALS_MAX])) if gone else None
+
+    def _confirmation(self) -> Command | None:
+        return self._releases.confirmation(self.name) if self.exclusive else None
+
+    def _raised_fences(self) -> Command | None:
+        return self._releases.raised_fences(self.name) if self.exclusive else None
+
+    def _proposal_ended(self, event: ProposalDone | ProposalFailed) -> None:
+        kind = next((each for each, number in self._proposals.items() if number == event.proposal_id), None)
+        if kind is None:
+            return
+        del self._proposals[kind]
+        pause_until_ms = self._now_ms + self.namespace.settings.tick_ms
+        if isinstance(event, ProposalFailed):
+            self._not_before_ms[kind] = pause_until_ms
+            return
+        if event.answer.code is not AnswerCode.OK:
+            self._not_before_ms[kind] = pause_until_ms
+        if kind != "batch":
+            return
+        if event.answer.succeeded:
+            self._joins.done()
+        elif event.answer.code in {AnswerCode.INVALID, AnswerCode.LIMIT}:
+            culprit = self._joins.refused()
+            if culprit is not None and culprit in self._streams:
+                self._close(culprit, "RESOURCE_EXHAUSTED", event.answer.detail)
+
+    # ---- views of operators
+
+    def handoffs(self, now_ms: int) -> list[Waiting]:
+        """Slots that are not granted to their owner yet: the answer to "why is my actor not served?"."""
+        return waiting_slots(self._releases, self._waits_from_ms, self._wait_over_ms, now_ms)
+
+    def leases(self, now_ms: int) -> list[LeaseState]:
+        """Every member as this leader sees it, by incarnation."""
+        return lease_states(self._releases, now_ms)
+
+    def overdue(self, now_ms: int) -> list[Overdue]:
+        """Members that have not released slots in time, by incarnation."""
+        return overdue_hosts(self._releases, now_ms)
