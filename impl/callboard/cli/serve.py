@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import click
 import structlog
 
 from callboard.cli.logs import LEVELS, configure_logging
-from callboard.cli.types import DurationMs, GoBoolean, HostPort, NamedAddresses
+from callboard.cli.native_flags import NATIVE_FLAGS, native_settings
+from callboard.cli.types import Decorator, DurationMs, GoBoolean, HostPort, NamedAddresses, stacked
 from callboard.consensus.interface import EngineError, Peer
 from callboard.core.durations import format_duration_ms
 from callboard.core.membership import KNOWN_FEATURE_LEVEL
@@ -36,8 +36,6 @@ INERT_FLAGS = {
     "min_api_level": "sidecars are not refused by API level",
 }
 """Flags of Dapr's placement process that are accepted and do nothing, with the reason that is logged."""
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class GoStyleCommand(click.Command):
@@ -67,17 +65,6 @@ def duration(name: str, *, default_ms: int, text: str, minimum: str = "0", maxim
     """A flag whose value is a duration; the program sees milliseconds."""
     kind = DurationMs(minimum, maximum)
     return click.option(name, default=format_duration_ms(default_ms), type=kind, help=text, show_default=True)
-
-
-def stacked(*decorators: Decorator) -> Decorator:
-    """Apply `decorators` so that help lists them in the order given."""
-
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
 
 
 _PORT = click.IntRange(0, 65535)
@@ -277,7 +264,7 @@ LOG_AND_INERT_FLAGS = stacked(
 
 
 @click.command(cls=GoStyleCommand, context_settings={"max_content_width": 110})
-@stacked(IDENTITY_FLAGS, LISTEN_FLAGS, SECURITY_FLAGS, SIDECAR_FLAGS, ETCD_FLAGS, LOG_AND_INERT_FLAGS)
+@stacked(IDENTITY_FLAGS, LISTEN_FLAGS, SECURITY_FLAGS, SIDECAR_FLAGS, NATIVE_FLAGS, ETCD_FLAGS, LOG_AND_INERT_FLAGS)
 @click.pass_context
 def serve(context: click.Context, /, **flags: Any) -> None:
     """Run one replica of the placement server until SIGINT or SIGTERM."""
@@ -325,6 +312,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
             window_bytes=flags["send_window"],
             streams_max=flags["max_streams"],
         ),
+        native=native_settings(context, flags),
         engine=_engine_settings(context, flags, tls),
     )
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from callboard.core.durations import parse_duration_ms
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _TRUE = {"1", "t", "true"}
 _FALSE = {"0", "f", "false"}
@@ -98,3 +103,14 @@ def parse_host_port(text: str) -> tuple[str, int]:
     if not host:
         raise ValueError(f"{text!r} names no host")
     return host, int(port)
+
+
+def stacked(*decorators: Decorator) -> Decorator:
+    """Apply `decorators` so that help lists them in the order given."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply

@@ -22,6 +22,9 @@ class Metrics:
         self.members = gauge("callboard_members", "Members in the replicated state", by_namespace)
         self.table_version = gauge("callboard_table_version", "Table version as on the wire", by_namespace)
         self.table_bytes = gauge("callboard_table_bytes", "Size of the newest serialised tables", by_namespace)
+        self.delta_bytes = gauge(
+            "callboard_native_table_bytes", "Size of the newest encoded delta or snapshot", ("namespace", "kind")
+        )
         self.hosts_not_acking = gauge(
             "callboard_round_hosts_waiting", "Streams whose acknowledgement the running round waits for", by_namespace
         )

@@ -14,16 +14,27 @@ from collections.abc import Callable
 import structlog
 
 from callboard.consensus.interface import Engine, NotApplied
-from callboard.core.commands import Command, CreateNamespace, RaiseFeatureLevel, RaiseGeneration, TakeOffice
+from callboard.core.commands import (
+    Command,
+    CreateNamespace,
+    CreateNativeNamespace,
+    RaiseFeatureLevel,
+    RaiseGeneration,
+    TakeOffice,
+)
 from callboard.core.membership import KNOWN_FEATURE_LEVEL
+from callboard.core.native_leader import LeaderLimits
 from callboard.core.records import Answer, AnswerCode, Namespace, ReplicatedState
+from callboard.core.slot_records import NativeNamespace
 from callboard.core.versions import Policy
 from callboard.server.byte_window import ByteWindow
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.native_runner import NativeRunner
 from callboard.server.proposer import Proposer
-from callboard.server.settings import SidecarSettings
+from callboard.server.rounds import Rounds
+from callboard.server.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
 
@@ -42,15 +53,17 @@ class Office:
         machine: ReplicatedMachine,
         proposer: Proposer,
         metrics: Metrics,
-        settings: SidecarSettings,
+        settings: ServerSettings,
         epoch: int,
         on_deposed: Callable[[str], None],
     ) -> None:
         self.engine = engine
         self.epoch = epoch
         self.closed = False
-        self.window = ByteWindow(settings.window_bytes)
+        self.window = ByteWindow(settings.sidecars.window_bytes)
         self.runners: dict[str, NamespaceRunner] = {}
+        self.native_runners: dict[str, NativeRunner] = {}
+        self.rounds = Rounds(proposer, epoch, on_deposed)
         self._machine = machine
         self._proposer = proposer
         self._metrics = metrics
@@ -63,10 +76,8 @@ class Office:
         engine: Engine,
         machine: ReplicatedMachine,
         metrics: Metrics,
-        settings: SidecarSettings,
+        settings: ServerSettings,
         on_deposed: Callable[[str], None],
-        *,
-        feature_level: int | None,
     ) -> Office:
         """Start a new epoch and serve the namespaces of the replicated state. Raises ProposalError."""
         proposer = Proposer(engine, observe_latency_s=metrics.commit_seconds.observe)
@@ -82,7 +93,7 @@ class Office:
             await asyncio.sleep(max(0.0, generation + 1 - time.time()))
             await proposer.propose(RaiseGeneration(generation))
         is_new = answer.number == 1 and answer.code is AnswerCode.OK
-        level = feature_level or (KNOWN_FEATURE_LEVEL if is_new else 0)
+        level = settings.feature_level or (KNOWN_FEATURE_LEVEL if is_new else 0)
         if level > machine.state.feature_level:
             await proposer.propose(RaiseFeatureLevel(answer.number, level))
             log.info("raised the feature level", feature_level=level)
@@ -98,7 +109,9 @@ class Office:
         for name, namespace in machine.state.namespaces.items():
             if namespace.policy is Policy.BARRIER:
                 office._add_runner(name, namespace)
-        log.info("took office", epoch=office.epoch, namespaces=len(office.runners))
+        for name, native in machine.state.native.items():
+            office._add_native_runner(name, native)
+        log.info("took office", epoch=office.epoch, namespaces=len(office.runners) + len(office.native_runners))
         return office
 
     async def propose(self, command: Command) -> Answer:
@@ -137,10 +150,51 @@ class Office:
             current=lambda: self._machine.state.namespaces[name],
             command_bytes=self.engine.limits.command_bytes,
             metrics=self._metrics,
-            settings=self._settings,
+            settings=self._settings.sidecars,
             on_deposed=self._on_deposed,
         )
         self.runners[name] = runner
+        return runner
+
+    async def native_runner(self, name: str) -> NativeRunner:
+        """The runner of a namespace for native hosts, which is created with the configured policy if it does not exist.
+
+        Raises:
+            NamespaceRefusedError: a namespace of sidecars, a limit, an invalid name, or too low a feature level.
+            ProposalError: creating it was not acknowledged.
+        """
+        existing = self.native_runners.get(name)
+        if existing is not None:
+            return existing
+        state, native = self._machine.state, self._settings.native
+        if name in state.namespaces:
+            raise NamespaceRefusedError(f"namespace {name} has policy {Policy.BARRIER.value}; it is for sidecars")
+        if name not in state.native:
+            command = CreateNativeNamespace(name, native.policy, native.slot_bits, native.handoff)
+            answer = await self._proposer.propose(command)
+            if not answer.succeeded:
+                raise NamespaceRefusedError(answer.detail)
+        namespace = self._machine.state.native.get(name)
+        if namespace is None:
+            raise NamespaceRefusedError(f"namespace {name} was deleted")
+        return self.native_runners.get(name) or self._add_native_runner(name, namespace)
+
+    def _add_native_runner(self, name: str, namespace: NativeNamespace) -> NativeRunner:
+        runner = NativeRunner(
+            name=name,
+            namespace=namespace,
+            epoch=self.epoch,
+            replica_id=self.engine.replica_id,
+            proposer=self._proposer,
+            rounds=self.rounds,
+            metrics=self._metrics,
+            limits=LeaderLimits(
+                streams_max=self._settings.native.streams_max,
+                batch_bytes_max=self.engine.limits.command_bytes * 3 // 4,
+            ),
+            on_deposed=self._on_deposed,
+        )
+        self.native_runners[name] = runner
         return runner
 
     def notice(self, before: ReplicatedState, after: ReplicatedState) -> None:
@@ -154,6 +208,12 @@ class Office:
             namespace = after.namespaces.get(name)
             if namespace is not None and namespace is not before.namespaces.get(name):
                 runner.tables_changed(namespace)
+        for name, native_runner in list(self.native_runners.items()):
+            native = after.native.get(name)
+            if native is None:
+                self.native_runners.pop(name).close("NOT_FOUND", f"namespace {name} was deleted")
+            elif native is not before.native.get(name):
+                native_runner.state_changed(native, after.epoch)
 
     def close(self, code: str, text: str) -> None:
         """End all streams with this gRPC status and stop all timers. Idempotent."""
@@ -162,3 +222,6 @@ class Office:
         self.closed = True
         for runner in self.runners.values():
             runner.close(code, text)
+        self.rounds.close()
+        for native_runner in self.native_runners.values():
+            native_runner.close("UNAVAILABLE", text)

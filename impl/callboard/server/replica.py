@@ -20,6 +20,8 @@ from callboard.server.listening import check_can_bind
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.native_runner import NativeRunner
+from callboard.server.native_service import NativeService
 from callboard.server.office import Office
 from callboard.server.settings import EngineName, ServerSettings
 from callboard.server.sidecar_service import SidecarService, not_leader_text
@@ -45,6 +47,7 @@ class Replica:
         self.office: Office | None = None
         self._tls = settings.tls
         self._grpc: grpc.aio.Server | None = None
+        self._native: NativeService | None = None
         self._http = AdminHttp(
             self,
             self.metrics,
@@ -124,7 +127,10 @@ class Replica:
         )
         service = SidecarService(self, sidecars, tls=self._tls is not None, trust_domain=self.settings.trust_domain)
         admin = AdminService(self, sidecars.replication_factor, self.settings)
-        server.add_generic_rpc_handlers((service.handlers(), admin.handlers()))
+        native = NativeService(self, self.settings.native, tls=self._tls, trust_domain=self.settings.trust_domain)
+        self.machine.observe(native.watches.on_state)
+        self._native = native
+        server.add_generic_rpc_handlers((service.handlers(), admin.handlers(), *native.handlers()))
         address = f"{_bracketed(self.settings.listen_address)}:{self.settings.port}"
         if self._tls is not None:
             self.grpc_port = server.add_secure_port(address, grpc_credentials(self._tls))
@@ -139,6 +145,8 @@ class Replica:
         if self._taking_office is not None:
             self._taking_office.cancel()
         self._leave_office("UNAVAILABLE", "placement server is shutting down")
+        if self._native is not None:
+            await self._native.close()
         if self._grpc is not None:
             await self._grpc.stop(self.settings.stop_grace_ms / 1000)
             self._grpc = None
@@ -182,14 +190,7 @@ class Replica:
     async def _take_office(self) -> None:
         while not self._stopping:
             try:
-                office = await Office.take(
-                    self.engine,
-                    self.machine,
-                    self.metrics,
-                    self.settings.sidecars,
-                    self._on_deposed,
-                    feature_level=self.settings.feature_level,
-                )
+                office = await Office.take(self.engine, self.machine, self.metrics, self.settings, self._on_deposed)
             except ProposalError as error:
                 log.info("could not take office yet", reason=str(error))
                 await asyncio.sleep(TAKE_OFFICE_PAUSE_MS / 1000)
@@ -266,6 +267,10 @@ class Replica:
     def runners(self) -> dict[str, NamespaceRunner]:
         """Runners of all namespaces while in office."""
         return dict(self.office.runners) if self.office is not None else {}
+
+    def native_runners(self) -> dict[str, NativeRunner]:
+        """Runners of all native namespaces while in office."""
+        return dict(self.office.native_runners) if self.office is not None else {}
 
     def failure(self) -> str | None:
         """Why the replica cannot go on, for /healthz."""

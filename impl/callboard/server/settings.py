@@ -5,10 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from attrs import field, frozen
-from attrs.validators import ge
+from attrs import Factory, field, frozen
+from attrs.validators import ge, le
 
 from callboard.consensus.interface import Peer
+from callboard.core.slot_records import SLOT_BITS_DEFAULT, SLOT_BITS_MAX, SLOT_BITS_MIN, HandoffSettings
+from callboard.core.versions import Policy
 
 
 class EngineName(StrEnum):
@@ -48,6 +50,29 @@ class SidecarSettings:
     """A stream that has not read an order for so long is cut if others wait for the window."""
     message_bytes_max: int = field(default=4 * 1024 * 1024, validator=ge(1024))
     """Largest message that is accepted from a sidecar."""
+
+
+@frozen
+class NativeSettings:
+    """The service of native hosts (policies `eventual` and `exclusive`)."""
+
+    policy: Policy = Policy.EXCLUSIVE
+    """Of namespaces that are created by their first hello."""
+    slot_bits: int = field(default=SLOT_BITS_DEFAULT, validator=[ge(SLOT_BITS_MIN), le(SLOT_BITS_MAX)])
+    """Likewise: 2^slot_bits slots for each actor type."""
+    handoff: HandoffSettings = Factory(HandoffSettings)
+    """Likewise: the times, which are fixed with the namespace."""
+    fronts: bool = True
+    """Whether a replica that does not lead relays sessions to the leader; else it refuses them."""
+    replicas: tuple[tuple[str, str], ...] = ()
+    """(replica id, "host:port") of every replica's gRPC services, as this one dials them."""
+    streams_max: int = field(default=20_000, validator=ge(1))
+    """Sessions and watches that this replica holds."""
+    waiting_messages_max: int = field(default=256, validator=ge(16))
+    """Messages that wait for one slow stream before it is ended."""
+    hello_timeout_ms: int = field(default=5000, validator=ge(1))
+    leader_timeout_ms: int = field(default=60_000, validator=ge(1))
+    """How long a session waits for a leader before it is ended."""
 
 
 @frozen
@@ -104,5 +129,6 @@ class ServerSettings:
     operators: frozenset[str] = frozenset()
     """With TLS: names in certificates (DNS names or SPIFFE ids) that may back up, restore and change things."""
     sidecars: SidecarSettings = SidecarSettings()
+    native: NativeSettings = Factory(NativeSettings)
     engine: EngineSettings = EngineSettings()
     stop_grace_ms: int = field(default=5000, validator=ge(0))

@@ -31,6 +31,12 @@ def grpc_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, certificate)], authorities, require_client_auth=True)
 
 
+def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    """Credentials with which a replica calls another. Raises TlsFileError."""
+    key, certificate = _read(files.key, "private key"), _read(files.certificate, "certificate")
+    return grpc.ssl_channel_credentials(_read(files.ca, "certificate authority file"), key, certificate)
+
+
 def http_context(files: TlsFiles) -> ssl.SSLContext:
     """A server context that verifies a client certificate if one is given; routes decide whether one must be.
 

@@ -650,15 +650,15 @@ class WatchUpdate(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
-    BEHIND_MS_MAX_FIELD_NUMBER: _builtins.int
+    LEADER_KNOWN_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     applied_index: _builtins.int
     """of the replica that answers"""
-    behind_ms_max: _builtins.int
-    """how long ago the replica last knew that it was up to date; 0: not known"""
+    leader_known: _builtins.bool
+    """false: the replica has lost its leader, and what it says may be old"""
     @_builtins.property
     def table(self) -> Global___TableDelta:
-        """absent in a sign of life"""
+        """absent in a sign of life, which comes every few seconds"""
 
     def __init__(
         self,
@@ -666,11 +666,11 @@ class WatchUpdate(_message.Message):
         table: Global___TableDelta | None = ...,
         policy: _builtins.str = ...,
         applied_index: _builtins.int = ...,
-        behind_ms_max: _builtins.int = ...,
+        leader_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "behind_ms_max", b"behind_ms_max", "policy", b"policy", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "leader_known", b"leader_known", "policy", b"policy", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
