@@ -1,0 +1,1 @@
+"""What applications embed: hosts, actors, clients."""

@@ -1,0 +1,202 @@
+"""Sessions of native hosts with a real replica: the host's machine and the leader's machine over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from attrs import evolve
+
+from callboard.core.commands import CommitNativeBatch, CreateNativeNamespace, Removal
+from callboard.core.handoff_records import StopAdmitting
+from callboard.core.slot_records import HandoffSettings
+from callboard.core.table_delta import TableDelta
+from callboard.core.versions import Policy
+from callboard.host.session import HostRefusedError, Session
+from callboard.protos import convert
+from callboard.protos.generated import host_pb2
+from callboard.server.replica import Replica
+from callboard.server.settings import NativeSettings
+from tests.host.slots import RecordingSlots, session_of
+from tests.server.support import memory_settings, report_of, serving, sidecar, until
+
+QUICK = HandoffSettings(lease_ms=900, drain_ms=200, margin_ms=100, tick_ms=100, failure_timeout_ms=1500)
+SLOTS = 32
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    native = NativeSettings(slot_bits=4, handoff=QUICK)
+    async with serving(evolve(memory_settings(), native=native)) as replica:
+        yield replica
+
+
+@pytest.fixture
+async def hosts(replica: Replica) -> AsyncIterator[Hosts]:
+    hosts = Hosts(replica)
+    async with hosts.stack:
+        yield hosts
+
+
+class Hosts:
+    """Sessions that end with the test."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.stack = AsyncExitStack()
+
+    async def join(self, name: str, policy: Policy = Policy.EXCLUSIVE) -> tuple[Session, RecordingSlots]:
+        session, slots = session_of(name, [f"127.0.0.1:{self.replica.grpc_port}"], policy=policy)
+        self.stack.push_async_callback(session.stop)
+        async with asyncio.timeout(20):
+            await session.start()
+        return session, slots
+
+
+async def test_slots_are_granted_handed_over_and_come_back(hosts: Hosts) -> None:
+    _, first = await hosts.join("h1")
+    await until(lambda: len(first.serving) == SLOTS, "the only host serves every slot")
+    second_session, second = await hosts.join("h2")
+    await until(lambda: len(second.serving) == SLOTS // 2, "a join takes its share")
+    assert len(first.serving) == SLOTS // 2
+    assert not first.serving & second.serving
+    assert await second_session.leave(10_000)
+    await until(lambda: len(first.serving) == SLOTS, "a leave gives it back")
+    assert list(hosts.replica.state.native["carts"].members) == ["h1"]
+
+
+async def test_a_slot_is_not_granted_before_its_giver_has_let_go(hosts: Hosts) -> None:
+    _, first = await hosts.join("h1")
+    await until(lambda: len(first.serving) == SLOTS, "the only host serves every slot")
+    first.hold = True
+    _, second = await hosts.join("h2")
+    await until(lambda: any(isinstance(told, StopAdmitting) for told in first.told), "h1 is told to let go")
+    namespace = hosts.replica.state.native["carts"]
+    assert len(second.serving) == 0
+    assert all(namespace.rights[kind].pending for kind in ("Cart", "Lamp"))
+    for told in first.told:
+        if isinstance(told, StopAdmitting):
+            first.drain(told)
+    await until(lambda: len(second.serving) == SLOTS // 2, "h2 gets what h1 let go")
+
+
+async def test_a_silent_host_is_removed_and_its_slots_wait_for_its_lease(hosts: Hosts) -> None:
+    session, first = await hosts.join("h1")
+    _, second = await hosts.join("h2")
+    await until(lambda: len(first.serving) == len(second.serving) == SLOTS // 2, "both serve their share")
+    await session.stop()
+    await until(lambda: len(second.serving) == SLOTS, "h2 takes over")
+    namespace = hosts.replica.state.native["carts"]
+    assert list(namespace.members) == ["h2"]
+    assert not namespace.tombstones
+
+
+async def test_a_removed_host_comes_back_as_another_incarnation(hosts: Hosts) -> None:
+    session, slots = await hosts.join("h1")
+    await until(lambda: len(slots.serving) == SLOTS, "it serves")
+    before = session.machine.incarnation
+    assert hosts.replica.office is not None
+    removal = CommitNativeBatch(hosts.replica.office.epoch, "carts", removals=(Removal("h1", before),))
+    await hosts.replica.office.propose(removal)
+    await until(lambda: session.machine.incarnation > before and len(slots.serving) == SLOTS, "it serves again")
+
+
+async def test_two_policies_do_not_meet(hosts: Hosts) -> None:
+    await hosts.join("h1")
+    with pytest.raises(HostRefusedError, match="h2 speaks policy eventual, but namespace carts has policy exclusive"):
+        await hosts.join("h2", Policy.EVENTUAL)
+
+
+async def test_native_hosts_and_sidecars_do_not_meet(replica: Replica) -> None:
+    report = report_of("10.0.0.1:50002", "Cart")
+    async with sidecar(replica.grpc_port, report) as hand:
+        await hand.complete_round(report)
+        session, _ = session_of("h1", [f"127.0.0.1:{replica.grpc_port}"], namespace="default")
+        with pytest.raises(HostRefusedError, match="it is for sidecars"):
+            await session.start()
+        await session.stop()
+
+
+async def test_policy_eventual_serves_without_grants(hosts: Hosts) -> None:
+    address = f"127.0.0.1:{hosts.replica.grpc_port}"
+    assert hosts.replica.office is not None
+    await hosts.replica.office.propose(CreateNativeNamespace("lamps", Policy.EVENTUAL, 4, QUICK))
+    one, first = session_of("h1", [address], namespace="lamps", policy=Policy.EVENTUAL)
+    two, second = session_of("h2", [address], namespace="lamps", policy=Policy.EVENTUAL)
+    hosts.stack.push_async_callback(one.stop)
+    hosts.stack.push_async_callback(two.stop)
+    await one.start()
+    await two.start()
+    await until(lambda: len(first.serving) == len(second.serving) == SLOTS // 2, "both serve their share")
+
+
+async def next_table(watch: grpc.aio.UnaryStreamCall[Any, Any]) -> TableDelta:
+    """The next update that has one."""
+    while True:
+        update = await watch.read()
+        assert isinstance(update, host_pb2.WatchUpdate)
+        if update.HasField("table"):
+            return convert.delta_record(update.table)
+
+
+async def test_watches_and_lookups(hosts: Hosts) -> None:
+    await hosts.join("h1")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{hosts.replica.grpc_port}") as channel:
+        watch = channel.unary_stream(
+            "/callboard.host.v1.Placement/Watch",
+            request_serializer=host_pb2.WatchRequest.SerializeToString,
+            response_deserializer=host_pb2.WatchUpdate.FromString,
+        )(host_pb2.WatchRequest(namespace="carts"))
+        lookup = channel.unary_unary(
+            "/callboard.host.v1.Placement/Lookup",
+            request_serializer=host_pb2.LookupRequest.SerializeToString,
+            response_deserializer=host_pb2.LookupReply.FromString,
+        )
+        snapshot = await next_table(watch)
+        assert snapshot.is_snapshot
+        await hosts.join("h2")
+        async with asyncio.timeout(20):
+            delta = await next_table(watch)
+        assert delta.from_version == snapshot.to_version
+        assert [entry.name for entry in delta.hosts] == ["h2"]
+        request = host_pb2.LookupRequest(namespace="carts", actor_type="Cart", actor_id="alice", linearizable=True)
+        reply = await lookup(request)
+        assert reply.name in {"h1", "h2"}
+        assert reply.version == delta.to_version
+        with pytest.raises(grpc.aio.AioRpcError, match="ever hosted actor type 'Sofa'"):
+            await lookup(host_pb2.LookupRequest(namespace="carts", actor_type="Sofa", actor_id="alice"))
+        with pytest.raises(grpc.aio.AioRpcError, match="no namespace nowhere"):
+            await lookup(host_pb2.LookupRequest(namespace="nowhere"))
+        watch.cancel()
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "text"),
+    [
+        (b"\xff\xff", "INVALID_ARGUMENT", "malformed message: 2 bytes are no HostMessage"),
+        (host_pb2.HostMessage(farewell=host_pb2.Farewell(incarnation=1)), "INVALID_ARGUMENT", "no hello but farewell"),
+        (host_pb2.HostMessage(hello=host_pb2.Hello(protocol_version=7)), "INVALID_ARGUMENT", "protocol_version 7"),
+        (
+            host_pb2.HostMessage(
+                hello=host_pb2.Hello(protocol_version=1, connection=1, policy="exclusive", namespace="n", name="h")
+            ),
+            "INVALID_ARGUMENT",
+            "host address must have 1 to 255 characters, not 0",
+        ),
+    ],
+)
+async def test_bad_first_messages_are_refused(
+    replica: Replica, payload: bytes | host_pb2.HostMessage, code: str, text: str
+) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{replica.grpc_port}") as channel:
+        call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream("/callboard.host.v1.Placement/Session")()
+        await call.write(payload if isinstance(payload, bytes) else payload.SerializeToString())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+        assert error.value.code().name == code
+        assert text in (error.value.details() or "")
