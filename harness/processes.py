@@ -336,7 +336,8 @@ class Cluster:
         names = [f"replica-{number}" for number in range(1, replicas + 1)]
         ports = {name: Ports(next(numbers), next(numbers), next(numbers), next(numbers)) for name in names}
         peers = ",".join(f"{name}={HOST}:{ports[name].consensus}" for name in names)
-        common = ("--initial-cluster", peers, "--engine", engine, *flags)
+        services = ",".join(f"{name}={HOST}:{ports[name].grpc}" for name in names)
+        common = ("--initial-cluster", peers, "--replicas", services, "--engine", engine, *flags)
         self.servers = [ServerProcess(name, ports[name], self.directory / name, common, environment) for name in names]
 
     @property
