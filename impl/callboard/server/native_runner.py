@@ -41,6 +41,7 @@ from callboard.core.handoff_records import (
 from callboard.core.native_leader import LeaderLimits, NativeLeader
 from callboard.core.records import AnswerCode
 from callboard.core.slot_records import NativeNamespace
+from callboard.core.versions import Policy
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
 from callboard.server.metrics import Metrics
@@ -89,6 +90,9 @@ class NativeRunner:
         self._metrics = metrics
         self._on_deposed = on_deposed
         self._links: dict[int, Link] = {}
+        self._stores: dict[int, tuple[str, str]] = {}
+        """Host name and store id of each stream whose host names a store."""
+        self._exclusive = namespace.policy is Policy.EXCLUSIVE
         self._stream_ids = itertools.count(1)
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -112,7 +116,8 @@ class NativeRunner:
         match message.WhichOneof("message"):
             case "hello":
                 hello = convert.hello_record(message.hello, by_front=by_front)
-                self._dispatch(HelloReceived(stream_id, hello))
+                if not self._refused_for_store(stream_id, hello.host.name, hello.store_id):
+                    self._dispatch(HelloReceived(stream_id, hello))
             case "renewal":
                 self._dispatch(RenewalReceived(stream_id, convert.renewal_record(message.renewal)))
             case "farewell":
@@ -123,8 +128,20 @@ class NativeRunner:
             case None:
                 pass  # of a newer peer: what we do not know we need not answer
 
+    def _refused_for_store(self, stream_id: int, name: str, store_id: str) -> bool:
+        """Fences protect state only if all hosts keep it in one store: another than the connected hosts' is refused."""
+        if self._exclusive and store_id:
+            for other, (their_name, theirs) in self._stores.items():
+                if other != stream_id and their_name != name and theirs != store_id:
+                    text = f"host {name} keeps state in store {store_id}, but host {their_name} in store {theirs}"
+                    self._links.pop(stream_id).end(Ending("FAILED_PRECONDITION", f"{text}: fences need one store"))
+                    return True
+            self._stores[stream_id] = (name, store_id)
+        return False
+
     def disconnected(self, stream_id: int) -> None:
         """A path ended, whoever ended it."""
+        self._stores.pop(stream_id, None)
         if self._links.pop(stream_id, None) is not None:
             self._dispatch(StreamEnded(stream_id))
 

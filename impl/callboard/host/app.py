@@ -1,0 +1,403 @@
+"""`Host`: what an application embeds to run actors, and `Router`: what one embeds only to call them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+import structlog
+from attrs import field, frozen
+from google.protobuf.message import DecodeError
+
+from callboard.core.handoff_records import CancelTurns, Ended, Granted, StopAdmitting, Stopped, TableInstalled
+from callboard.core.slot_records import WEIGHT_DEFAULT, NativeHostRecord
+from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch
+from callboard.core.versions import Policy
+from callboard.host.actors import Actor, ActorType
+from callboard.host.client import (
+    MESSAGE_BYTES_MAX,
+    CallSettings,
+    Changes,
+    Client,
+    chain_of,
+    failure_message,
+)
+from callboard.host.clock import now_ms
+from callboard.host.errors import BadCallError, CallError
+from callboard.host.runtime import Runtime, RuntimeLimits
+from callboard.host.session import Session
+from callboard.host.stores import SqliteStore, StateStore
+from callboard.protos import convert
+from callboard.protos.generated import actors_pb2, host_pb2
+
+log = structlog.get_logger(__name__)
+
+SERVICE = "callboard.actors.v1.Actors"
+WATCH = "/callboard.host.v1.Placement/Watch"
+WATCH_SILENCE_S = 20.0
+
+
+@frozen
+class HostTls:
+    """PEM files of a host. Its certificate names it as spiffe://DOMAIN/ns/NAMESPACE/HOST, and its address."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def channel(self) -> grpc.ChannelCredentials:
+        """To call replicas and other hosts."""
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes())
+
+    def server(self) -> grpc.ServerCredentials:
+        """To be called."""
+        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        return grpc.ssl_server_credentials([pair], self.ca.read_bytes(), require_client_auth=True)
+
+
+@frozen
+class HostSettings:
+    """What else can be set.
+
+    `leave_timeout_ms`: how long a graceful leave may take before the host goes anyway. `linger_ms`: how long it then
+    still tells callers with older tables that their actors have moved. `stop_grace_ms`: for calls that still run.
+    """
+
+    weight: int = WEIGHT_DEFAULT
+    labels: Mapping[str, str] = field(factory=dict)
+    leave_timeout_ms: int = 20_000
+    linger_ms: int = 1_000
+    stop_grace_ms: int = 1_000
+    calls: CallSettings = field(factory=CallSettings)
+    limits: RuntimeLimits = field(factory=RuntimeLimits)
+
+
+class Host:
+    """Runs actors of one namespace. An async context manager: joins at its start, leaves in order at its end.
+
+        async with Host(listen="127.0.0.1:7301", cluster="127.0.0.1:50005", actors=[Cart]) as host:
+            count = await host.client.actor(Cart, "alice").add("sku-1", quantity=2)
+
+    `listen`: where calls are answered, also the address that others dial unless `advertise` says otherwise. `cluster`:
+    replicas, with commas. `store`: where actors keep state; default: the SQLite file `callboard-state.db` here.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen: str,
+        cluster: str,
+        actors: Sequence[type[Actor]],
+        name: str | None = None,
+        namespace: str = "default",
+        policy: Policy = Policy.EXCLUSIVE,
+        store: StateStore | None = None,
+        advertise: str | None = None,
+        tls: HostTls | None = None,
+        settings: HostSettings | None = None,
+    ) -> None:
+        if not actors:
+            raise ValueError("actors is empty: a program that hosts nothing uses Router")
+        self.settings = settings or HostSettings()
+        self.namespace = namespace
+        self.policy = policy
+        self.address = advertise or listen
+        self.name = name or f"{socket.gethostname()}-{listen.rsplit(':', 1)[-1]}"
+        self.store: StateStore = store or SqliteStore(Path("callboard-state.db"))
+        self._listen = listen
+        self._cluster = cluster.split(",")
+        self._tls = tls
+        self._kinds = {kind.name: kind for kind in map(ActorType.of, actors)}
+        self._server: grpc.aio.Server | None = None
+        self._session: Session | None = None
+        self._changes = Changes()
+        self.runtime = Runtime(
+            namespace=namespace,
+            kinds=self._kinds,
+            admission=lambda: self.session.machine,
+            drained=lambda kind, slots: self.session.drained(kind, slots),  # noqa: PLW0108
+            clock=now_ms,
+            store=self.store,
+            version=lambda: self.view.version if self.view is not None else 0,
+            limits=self.settings.limits,
+        )
+        self.client = Client(
+            namespace,
+            self,
+            now_ms,
+            self.settings.calls,
+            tls.channel() if tls is not None else None,
+            lambda: self.session.machine.incarnation,
+            self.runtime.call,
+        )
+
+    # -- life cycle --------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.leave()
+
+    async def start(self) -> None:
+        """Open the store, listen, and join.
+
+        Raises:
+            StoreUnavailableError, OSError (the address cannot be bound), HostRefusedError: with a one-line reason.
+        """
+        store_id = await self.store.open()
+        try:
+            await self._start_server()
+            record = NativeHostRecord(
+                name=self.name,
+                address=self.address,
+                actor_types=tuple(sorted(self._kinds)),
+                process="-",
+                labels=tuple(sorted(self.settings.labels.items())),
+                weight=self.settings.weight,
+            )
+            self._session = Session(
+                cluster=self._cluster,
+                namespace=self.namespace,
+                policy=self.policy,
+                record=record,
+                slots=self,
+                store_id=store_id,
+                credentials=self._tls.channel() if self._tls is not None else None,
+            )
+            await self._session.start()
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _start_server(self) -> None:
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    SERVICE, {"Invoke": grpc.unary_unary_rpc_method_handler(self._invoke)}
+                ),
+            )
+        )
+        try:
+            if self._tls is None:
+                port = self._server.add_insecure_port(self._listen)
+            else:
+                port = self._server.add_secure_port(self._listen, self._tls.server())
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._listen}: {error}") from None
+        if self._listen.endswith(":0"):
+            self.address = f"{self._listen[:-2]}:{port}"
+        await self._server.start()
+
+    async def leave(self) -> bool:
+        """Drain, release, leave: callers see no error, only a pause. Whether all turns ended in time. Idempotent."""
+        done = True
+        if self._session is not None:
+            self.runtime.begin_leaving()
+            done = await self._session.leave(self.settings.leave_timeout_ms)
+            # Callers with an older table still come: they are told, and go where the actor is now.
+            await asyncio.sleep(self.settings.linger_ms / 1000)
+        await self.kill()
+        return done
+
+    async def kill(self) -> None:
+        """Stop at once: the cluster waits for the lease to run out. Idempotent."""
+        if self._session is not None:
+            await self._session.stop()
+        if self._server is not None:
+            await self._server.stop(self.settings.stop_grace_ms / 1000)
+            self._server = None
+        await self.runtime.close()
+        await self.client.close()
+        await self.store.close()
+
+    async def serve_until_signal(self) -> None:
+        """Return at SIGTERM or SIGINT (then leave), or when this host must not serve any more."""
+        loop, asked = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        asking = asyncio.ensure_future(asked.wait())
+        stopped = asyncio.ensure_future(self.stopped())
+        await asyncio.wait((asking, stopped), return_when=asyncio.FIRST_COMPLETED)
+        asking.cancel()
+        stopped.cancel()
+
+    async def stopped(self) -> Stopped:
+        """Return once this host is out of the namespace for good. Cancel-safe."""
+        return await self.session.stopped()
+
+    @property
+    def session(self) -> Session:
+        """The session with the cluster. Raises RuntimeError before `start`."""
+        if self._session is None:
+            raise RuntimeError("the host is not started")
+        return self._session
+
+    # -- tables, for the client --------------------------------------------------------------------------
+
+    @property
+    def view(self) -> TableView | None:
+        """The newest table."""
+        return self._session.machine.view if self._session is not None else None
+
+    async def changed(self, timeout_s: float) -> None:
+        """Until another table is installed, or the time is over."""
+        await self._changes.wait(timeout_s)
+
+    # -- slots, for the session --------------------------------------------------------------------------
+
+    def granted(self, effect: Granted) -> None:
+        """See `Slots`."""
+        self._know_slot_bits()
+        self.runtime.granted(effect)
+
+    def stop_admitting(self, effect: StopAdmitting) -> None:
+        """See `Slots`."""
+        self.runtime.stop_admitting(effect)
+
+    def cancel(self, effect: CancelTurns) -> None:
+        """See `Slots`."""
+        self.runtime.cancel(effect)
+
+    def ended(self, effect: Ended) -> None:
+        """See `Slots`."""
+        self.runtime.ended(effect)
+
+    def table_installed(self, _effect: TableInstalled) -> None:
+        """See `Slots`."""
+        self._know_slot_bits()
+        self.runtime.wake_early_calls()
+        self._changes.notify()
+
+    def _know_slot_bits(self) -> None:
+        if self.view is not None:
+            self.runtime.slot_bits = self.view.slot_bits
+
+    # -- calls from others -------------------------------------------------------------------------------
+
+    async def _invoke(self, payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        try:
+            request = actors_pb2.InvokeRequest.FromString(payload)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{len(payload)} bytes are no InvokeRequest")
+        refusal = self._stranger(request, context)
+        if refusal:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+        left_s = context.time_remaining()
+        timeout_ms = self.settings.calls.timeout_ms if left_s is None else int(left_s * 1000)
+        try:
+            if self.view is None:
+                raise BadCallError("this host has no table yet")
+            result = await self.runtime.call(
+                request.actor_type,
+                request.actor_id,
+                request.method,
+                request.arguments,
+                deadline_ms=now_ms() + timeout_ms,
+                chain=chain_of(request),
+            )
+        except CallError as error:
+            return actors_pb2.InvokeReply(failure=failure_message(error)).SerializeToString()
+        return actors_pb2.InvokeReply(result=result).SerializeToString()
+
+    def _stranger(self, request: actors_pb2.InvokeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> str:
+        """Why the caller may not call, or nothing."""
+        if request.namespace != self.namespace:
+            return f"this host is of namespace {self.namespace}, not {request.namespace}"
+        if self._tls is None:
+            return ""
+        names = [name.decode("utf-8", "replace") for name in context.auth_context().get("peer_spiffe_id", ())]
+        if any(f"/ns/{self.namespace}/" in name for name in names):
+            return ""
+        return f"the certificate is of {', '.join(names) or 'nobody'}, not of a host of namespace {self.namespace}"
+
+
+class Router:
+    """Calls actors of one namespace without hosting any: watches the tables at some replica."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        namespace: str = "default",
+        credentials: grpc.ChannelCredentials | None = None,
+        calls: CallSettings | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self._cluster = cluster.split(",")
+        self._credentials = credentials
+        self._changes = Changes()
+        self._view: TableView | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.client = Client(namespace, self, now_ms, calls or CallSettings(), credentials)
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.ensure_future(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self.client.close()
+
+    @property
+    def view(self) -> TableView | None:
+        """The newest table; None before the first."""
+        return self._view
+
+    async def changed(self, timeout_s: float) -> None:
+        """Until another table is installed, or the time is over."""
+        await self._changes.wait(timeout_s)
+
+    async def _watch(self) -> None:
+        attempt = 0
+        while True:
+            address = self._cluster[attempt % len(self._cluster)]
+            attempt += 1
+            try:
+                await self._watch_at(address)
+            except (grpc.aio.AioRpcError, DeltaError, ValueError, TimeoutError) as error:
+                log.debug("a watch ended", replica=address, reason=str(error))
+            await asyncio.sleep(min(0.05 * attempt, 1.0))
+
+    async def _watch_at(self, address: str) -> None:
+        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        channel = (
+            grpc.aio.insecure_channel(address, options)
+            if self._credentials is None
+            else grpc.aio.secure_channel(address, self._credentials, options)
+        )
+        async with channel:
+            view = self._view
+            request = host_pb2.WatchRequest(
+                namespace=self.namespace,
+                protocol_version=convert.PROTOCOL_VERSION,
+                have_version=view.version if view is not None else 0,
+                have_digest=view.digest if view is not None else b"",
+            )
+            call: grpc.aio.UnaryStreamCall[Any, Any] = channel.unary_stream(
+                WATCH,
+                request_serializer=host_pb2.WatchRequest.SerializeToString,
+                response_deserializer=host_pb2.WatchUpdate.FromString,
+            )(request)
+            while True:
+                async with asyncio.timeout(WATCH_SILENCE_S):
+                    update = await call.read()
+                if not isinstance(update, host_pb2.WatchUpdate):
+                    return
+                if update.HasField("table"):
+                    self._install(convert.delta_record(update.table))
+
+    def _install(self, delta: TableDelta) -> None:
+        self._view = patch(self._view if self._view is not None else empty_view(delta.slot_bits), delta)
+        self._changes.notify()
