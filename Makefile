@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo serve test lint protos model-check model-check-quick bench engine-bench kill-trials raft-simulation clean
+.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick bench engine-bench kill-trials raft-simulation clean
 
 help:
 	@echo "make demo               a three-replica cluster, sidecars, a leader killed with -9, and what happened as a table"
@@ -19,8 +19,10 @@ help:
 setup:
 	@bash harness/setup.sh
 
-demo: setup
-	@$(PYTHON) -m harness.demo
+demo: demo-sidecars
+
+demo-sidecars: setup
+	@$(PYTHON) -m harness.demo_sidecars
 
 serve: setup
 	@$(PYTHON) -m callboard.cli.main serve --data-dir .build/serve

@@ -1,266 +1,408 @@
-"""`make demo`: what callboard promises to Dapr sidecars, shown on real processes in about a minute.
+"""`make demo`: a tour of callboard with native hosts, on real processes, in about a minute.
 
-Three replicas and 50 simulated sidecars, half of them daprd 1.16 and half 1.18. The leader is killed with -9, then
-all three replicas are; every table, owner and member is compared with what was there before and with an independent
-computation. Exit code 0 only if every comparison held.
+Three replicas with durable storage, host processes with actors that keep state in SQLite, and a steady stream of
+calls. A host joins, one leaves in order, one is killed with -9, one is frozen with SIGSTOP past its lease and
+continued, and the leader is killed. At the end one table says what callers saw, and whether what callboard promises
+held. Exit code 0 only if it did. (The same for Dapr sidecars: `make demo-sidecars`.)
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter as Tally
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
-from harness.processes import Cluster, ProcessError, ServerProcess, find_leader
-from harness.sidecars import Fleet, Generation, SidecarSettings, SidecarSpec, naive_owners
-from harness.sidecars.tables import REPLICATION_FACTOR
+from callboard.core.table_delta import TableView
+from callboard.host import CallError, CallSettings, Router
+from harness.demo_host import Counter
+from harness.faults.checkers.activations import check_single_activation, check_stale_turns
+from harness.faults.checkers.verdict import Verdict
+from harness.faults.history import History, Note
+from harness.hosts import HostProcess
+from harness.processes import Cluster, PortLease, ProcessError, wait_until
 
-NAMESPACE = "default"
-ACTOR_TYPES = ("account", "basket", "customer", "device", "elevator")
-SIDECARS = 50
-ACTOR_IDS = 10_000
-LOOKUPS = 25
-JOIN_DEADLINE_S = 90.0
-RECOVERY_DEADLINE_S = 90.0
-
-
-def sidecar_spec(number: int) -> SidecarSpec:
-    """The sidecar with this number: hosts two or three of the five actor types."""
-    types = {ACTOR_TYPES[(number + step) % 5] for step in (0, 1, *([3] if number % 2 else []))}
-    return SidecarSpec(f"10.0.{number // 25}.{number % 25 + 1}:50002", f"app-{number}", tuple(sorted(types)), NAMESPACE)
+NAMESPACE = "shop"
+ACTORS = 120
+CALLERS = 60
+STEADY_S = 2.0
+FROZEN_S = 6.0
+"""Longer than lease, its wait and failure timeout together."""
+FLAGS = ("--lease=2500ms", "--drain=500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=3s", "--slot-bits=9")
+DEADLINE_S = 60.0
+CALL_TIMEOUT_MS = 15_000
 
 
 @frozen
-class Picture:
-    """What there is at one moment: members with their incarnations, version, and the sidecars' tables."""
+class Call:
+    """One call as its caller saw it."""
 
-    members: Mapping[str, int]
-    version: int
-    digests: frozenset[str]
-    versions: frozenset[int]
-    locks: int
+    actor: str
+    token: str
+    begun_ns: int
+    ended_ns: int
+    failure: str = ""
+    definite: bool = True
 
 
-@define
-class Result:
-    """One line of the final table."""
+@frozen
+class Event:
+    """One thing that happened, with the tables before and after it."""
 
     what: str
-    held: bool
-    detail: str
-    seconds: float | None = None
+    begun_ns: int
+    ended_ns: int
+    moved: int
+    minimum: int
+    moved_actors: frozenset[str]
 
 
-class Demo:
-    """The run: steps in order, results collected."""
+@define(eq=False)
+class Tour:
+    """The run: events in order, calls all the time."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        fleet: Fleet,
-        say: Callable[[str], None],
-        *,
-        sidecars: int = SIDECARS,
-        actor_ids: int = ACTOR_IDS,
-        settings: SidecarSettings | None = None,
-    ) -> None:
-        self.cluster = cluster
-        self.fleet = fleet
-        self.sidecars = sidecars
-        self.actor_ids = actor_ids
-        self.settings = settings
-        self.results: list[Result] = []
-        self._say = say
+    cluster: Cluster
+    router: Router
+    hosts: dict[str, HostProcess]
+    calls: list[Call] = Factory(list)
+    events: list[Event] = Factory(list)
+    now: str = "starting"
+    failures: list[str] = Factory(list)
+    _token: int = 0
+    _done: bool = False
 
-    def check(self, what: str, held: bool, detail: str, seconds: float | None = None) -> None:
-        """Note whether something held."""
-        self.results.append(Result(what, held, detail, seconds))
-        took = f" ({seconds:.1f} s)" if seconds is not None else ""
-        self._say(f"  {'held' if held else 'DID NOT HOLD'}: {what}: {detail}{took}")
+    # -- calls -------------------------------------------------------------------------------------------
+
+    async def call_steadily(self, number: int) -> None:
+        """One caller: actor after actor, one call at a time."""
+        step = 0
+        while not self._done:
+            actor = f"actor-{(number + step * CALLERS) % ACTORS}"
+            step += 1
+            self._token += 1
+            token = f"t{self._token}"
+            begun_ns = time.monotonic_ns()
+            failure, definite = "", True
+            try:
+                await self.router.client.actor(Counter, actor).add(token)
+            except CallError as error:
+                failure, definite = f"{type(error).__name__}: {error}", error.definite
+            self.calls.append(Call(actor, token, begun_ns, time.monotonic_ns(), failure, definite))
+
+    # -- events ------------------------------------------------------------------------------------------
+
+    async def happen(self, what: str, action: Any, minimum: Any, settled: Any) -> None:
+        """Do something, wait until it has settled and calls flow again, and note what moved."""
+        self.now = what
+        before, begun_ns = self.view(), time.monotonic_ns()
+        await action()
+        await wait_until(settled, deadline_s=DEADLINE_S, what=f"after: {what}")
+        await self.every_actor_answers()
+        after = self.view()
+        moved = moved_slots(before, after)
+        actors = frozenset(
+            f"actor-{number}" for number in range(ACTORS) if owner(before, number) != owner(after, number)
+        )
+        self.events.append(Event(what, begun_ns, time.monotonic_ns(), len(moved), minimum(before, after), actors))
+        await asyncio.sleep(STEADY_S)
+
+    def view(self) -> TableView:
+        """The router's table."""
+        assert self.router.view is not None
+        return self.router.view
+
+    async def every_actor_answers(self) -> None:
+        """Each actor has answered a call that began from now on."""
+        since_ns = time.monotonic_ns()
+
+        async def answered() -> bool:
+            return len({call.actor for call in self.calls if call.begun_ns > since_ns and not call.failure}) == ACTORS
+
+        await wait_until(answered, deadline_s=DEADLINE_S, what="every actor answers again")
+
+    def names(self) -> set[str]:
+        """Hosts in the router's table."""
+        return {entry.name for entry in self.view().hosts.values()}
 
     async def run(self) -> None:
-        """All steps. Raises TimeoutError or ProcessError if one cannot be finished."""
-        await self.join()
-        await self.compare_owners()
-        await self.kill_leader()
-        await self.kill_all()
-        await self.join_one_more()
-        self.check_patience()
+        """All events."""
+        for name in ("h1", "h2", "h3"):
+            self.hosts[name].start()
+        await wait_until(self._members("h1", "h2", "h3"), deadline_s=DEADLINE_S, what="three hosts")
+        callers = [asyncio.ensure_future(self.call_steadily(number)) for number in range(CALLERS)]
+        try:
+            await self.every_actor_answers()
+            await asyncio.sleep(STEADY_S)
+            await self._events()
+        finally:
+            self._done = True
+            await asyncio.gather(*callers)
 
-    async def picture(self, server: ServerProcess) -> Picture:
-        """Ask the cluster (after a quorum confirmed the answer) and every sidecar."""
-        members = {member.name: member.incarnation for member in await server.members(NAMESPACE)}
-        status = await server.status(linearizable=True)
-        version = next((space.version for space in status.namespaces if space.name == NAMESPACE), 0)
-        return Picture(
-            members,
-            version,
-            frozenset(self.fleet.digests()),
-            frozenset(self.fleet.versions()),
-            self.fleet.total("lock"),
+    async def _events(self) -> None:
+        hosts, incarnations = self.hosts, {entry.name: key for key, entry in self.view().hosts.items()}
+
+        async def start() -> None:
+            hosts["h4"].start()
+
+        await self.happen("h4 joins", start, share_of_newcomers, self._members("h1", "h2", "h3", "h4"))
+
+        async def leave() -> None:
+            hosts["h2"].send(signal.SIGTERM)
+
+        await self.happen("h2 leaves in order", leave, owned_by_leavers, self._members("h1", "h3", "h4"))
+        if await hosts["h2"].wait_exit() != 0:
+            self.failures.append(f"h2 did not leave in order: {hosts['h2'].log_tail()}")
+
+        async def kill() -> None:
+            hosts["h3"].kill()
+
+        await self.happen("h3 is killed with -9", kill, owned_by_leavers, self._members("h1", "h4"))
+
+        async def freeze() -> None:
+            hosts["h1"].send(signal.SIGSTOP)
+            await wait_until(self._members("h4"), deadline_s=DEADLINE_S, what="h1 is given up")
+            await self.every_actor_answers()
+            hosts["h1"].send(signal.SIGCONT)
+
+        async def back() -> bool:
+            now = {entry.name: key for key, entry in self.view().hosts.items()}
+            return now.get("h1", 0) > incarnations["h1"]
+
+        await self.happen("h1 is frozen past its lease, and continued", freeze, owned_by_replaced, back)
+
+        async def kill_leader() -> None:
+            leader = await self.cluster.leader()
+            await leader.kill()
+            await wait_until(self._another_leader(), deadline_s=DEADLINE_S, what="another leader")
+
+        await self.happen("the leader is killed with -9", kill_leader, lambda *_: 0, self._members("h1", "h4"))
+
+    def _members(self, *names: str) -> Any:
+        async def holds() -> bool:
+            return self.router.view is not None and self.names() == set(names)
+
+        return holds
+
+    def _another_leader(self) -> Any:
+        async def holds() -> bool:
+            await self.cluster.leader(deadline_s=DEADLINE_S)
+            return True
+
+        return holds
+
+
+# -- tables ----------------------------------------------------------------------------------------------
+
+
+def owners(view: TableView) -> tuple[int, ...]:
+    """Owner of each slot."""
+    table = view.tables.get("Counter")
+    return table.owners if table is not None else ()
+
+
+def owner(view: TableView, number: int) -> int:
+    """Owner of an actor."""
+    from callboard.core.slot_records import slot_of
+
+    return owners(view)[slot_of("Counter", f"actor-{number}", view.slot_bits)]
+
+
+def moved_slots(before: TableView, after: TableView) -> list[int]:
+    """Slots with another owner."""
+    pairs = zip(owners(before), owners(after), strict=True)
+    return [slot for slot, (old, new) in enumerate(pairs) if old != new]
+
+
+def share_of_newcomers(before: TableView, after: TableView) -> int:
+    """What must move for the newcomers to have their share, rounded down."""
+    newcomers = after.hosts.keys() - before.hosts.keys()
+    return len(owners(after)) * len(newcomers) // max(1, len(after.hosts))
+
+
+def owned_by_leavers(before: TableView, after: TableView) -> int:
+    """What must move because its owner left."""
+    gone = before.hosts.keys() - after.hosts.keys()
+    return sum(owner in gone for owner in owners(before))
+
+
+def owned_by_replaced(before: TableView, after: TableView) -> int:
+    """A host that comes back as another incarnation takes its share; who took over meanwhile gives it back."""
+    return share_of_newcomers(before, after)
+
+
+# -- the end ---------------------------------------------------------------------------------------------
+
+
+def pauses_ms(calls: Iterable[Call], event: Event, *, moved: bool) -> int:
+    """Longest time in which some actor, moved by the event or not, answered nobody who asked."""
+    answered: dict[str, list[int]] = {}
+    for call in calls:
+        if not call.failure and (call.actor in event.moved_actors) is moved:
+            answered.setdefault(call.actor, []).append(call.ended_ns)
+    longest = 0
+    for times in answered.values():
+        times.sort()
+        gaps = pairwise(times)
+        longest = max(
+            [longest, *(b - a for a, b in gaps if b > event.begun_ns and a < event.ended_ns)],
         )
+    return longest // 1_000_000
 
-    async def join(self) -> None:
-        """All sidecars join at once."""
-        self._say(f"{self.sidecars} sidecars join, half of them daprd 1.16 and half 1.18")
-        for number in range(self.sidecars):
-            generation = Generation.V1_16 if number % 2 else Generation.V1_18
-            self.fleet.add(sidecar_spec(number), generation, self.settings)
-        seconds = await self.fleet.wait_converged(deadline_s=JOIN_DEADLINE_S)
-        now = await self.picture(await self.cluster.leader())
-        detail = f"{len(self.fleet.sidecars)} sidecars, {len(now.digests)} table, version {now.version}"
-        self.check("all sidecars hold one table", now.versions == {now.version}, detail, seconds)
-        named = {sidecar.name for sidecar in self.fleet.sidecars}
-        self.check("members are the sidecars", set(now.members) == named, f"{len(now.members)} members")
 
-    async def compare_owners(self) -> None:
-        """Owners by every sidecar's own ring, and by the server, against the naive computation."""
-        self._say(f"owners of {self.actor_ids:,} actor ids, from the list of sidecars alone, the plain way")
-        start = time.monotonic()
-        wrong = 0
-        expected: dict[tuple[str, str], str] = {}
-        for actor_type in ACTOR_TYPES:
-            ids = [f"{actor_type}-{number}" for number in range(self.actor_ids // len(ACTOR_TYPES))]
-            hosts = [s.name for s in self.fleet.sidecars if actor_type in s.machine.spec.actor_types]
-            owners = await asyncio.to_thread(naive_owners, ids, hosts, REPLICATION_FACTOR)
-            expected |= {(actor_type, actor_id): owner for actor_id, owner in owners.items()}
-        for tables in {id(s.machine.tables): s.machine.tables for s in self.fleet.sidecars}.values():
-            if tables is None:
-                wrong += len(expected)
+async def verify(tour: Tour) -> dict[str, int]:
+    """What callers were told, against what is there, and what the hosts wrote down."""
+    tokens: dict[str, list[str]] = {}
+    for number in range(ACTORS):
+        tokens[f"actor-{number}"] = await tour.router.client.actor(Counter, f"actor-{number}").read()
+    lost = sum(call.token not in tokens[call.actor] for call in tour.calls if not call.failure)
+    surely_failed = sum(call.token in tokens[call.actor] for call in tour.calls if call.failure and call.definite)
+    twice = sum(count - 1 for kept in tokens.values() for count in Tally(kept).values())
+    notes, refused = [], 0
+    for host in tour.hosts.values():
+        for line in host.trace():
+            if line["kind"] == "turn":
+                notes.append(Note("turn", line["begun_ns"], line))
             else:
-                wrong += sum(tables.owner(*actor) != owner for actor, owner in expected.items())
-        detail = f"{len(expected) - wrong:,} of {len(expected):,} equal, in every sidecar's table"
-        self.check("owners equal the naive computation", wrong == 0, detail, time.monotonic() - start)
-        leader = await self.cluster.leader()
-        sample = list(expected)[:: len(expected) // LOOKUPS]
-        told = [await leader.owner(NAMESPACE, *actor) == expected[actor] for actor in sample]
-        self.check("the server's lookup agrees", all(told), f"{sum(told)} of {len(told)} lookups equal")
-
-    async def kill_leader(self) -> None:
-        """The leader dies; the others elect one, and nothing changes for the members."""
-        leader = await self.cluster.leader()
-        before = await self.picture(leader)
-        self._say(f"kill -9 of the leader, {leader.replica_id}")
-        start = time.monotonic()
-        await leader.kill()
-        successor = await self.cluster.leader(deadline_s=RECOVERY_DEADLINE_S)
-        elected = time.monotonic() - start
-        self._say(f"  {successor.replica_id} is in office after {elected:.1f} s; sidecars come back")
-        await self.fleet.wait_converged(deadline_s=RECOVERY_DEADLINE_S)
-        detail = f"{leader.replica_id} then {successor.replica_id}; in office after {elected:.1f} s"
-        seconds = time.monotonic() - start
-        self.check("a new leader, and all sidecars back", successor is not leader, detail, seconds)
-        await self.same_as("after the leader's death", before, successor)
-        self._say(f"{leader.replica_id} starts again")
-        leader.start()
-        await self.cluster.wait_ready()
-
-    async def kill_all(self) -> None:
-        """All replicas die at once and start again from their disks."""
-        before = await self.picture(await self.cluster.leader())
-        self._say("kill -9 of all three replicas")
-        start = time.monotonic()
-        await self.cluster.kill_all()
-        nobody = await find_leader(self.cluster.servers) is None
-        self._say("  all three start again")
-        self.cluster.start()
-        leader = await self.cluster.leader(deadline_s=RECOVERY_DEADLINE_S)
-        elected = time.monotonic() - start
-        self._say(f"  {leader.replica_id} is in office after {elected:.1f} s; sidecars come back")
-        await self.fleet.wait_converged(deadline_s=RECOVERY_DEADLINE_S)
-        detail = f"{leader.replica_id} in office after {elected:.1f} s"
-        self.check("all replicas back, and all sidecars", nobody, detail, time.monotonic() - start)
-        await self.same_as("after the death of all", before, leader)
-
-    async def same_as(self, when: str, before: Picture, leader: ServerProcess) -> None:
-        """Members, version and tables are those of `before`; every sidecar got its own push and no round ran."""
-        after = await self.picture(leader)
-        lost = set(before.members.items()) - set(after.members.items())
-        new = set(after.members.items()) - set(before.members.items())
-        detail = f"{len(after.members)} members, {len(lost)} lost, {len(new)} replaced"
-        self.check(f"members the same {when}", not lost and not new, detail)
-        same = (after.version, after.versions) == (before.version, before.versions)
-        self.check(f"version the same {when}", same, f"{before.version} before, {after.version} after")
-        detail = f"{len(after.digests)} table in {len(self.fleet.sidecars)} sidecars"
-        self.check(f"tables the same {when}", after.digests == before.digests, detail)
-        rounds = (await leader.metrics()).get(("callboard_rounds_total", NAMESPACE), 0.0)
-        pushes = after.locks - before.locks
-        detail = f"{rounds:.0f} rounds; {pushes} tables pushed to {len(self.fleet.sidecars)} sidecars that came back"
-        self.check(f"no needless round {when}", rounds == 0 and pushes <= len(self.fleet.sidecars), detail)
-
-    def check_patience(self) -> None:
-        """Whether any sidecar is locked for good, or gave a round or a stream up by itself."""
-        broken = [sidecar.name for sidecar in self.fleet.sidecars if sidecar.machine.wedged]
-        gave_up = self.fleet.total("closed") + self.fleet.total("fail_safe")
-        detail = f"{len(broken)} wedged, {gave_up} rounds given up by a sidecar"
-        self.check("no sidecar wedged or out of patience", not broken and not gave_up, detail)
-        checks = self.fleet.checks
-        detail = f"BarrierOrder, TableMonotonic, TableAgreement over {checks.orders:,} orders"
-        self.check("every order in order", not checks.violations, "; ".join([detail, *checks.violations[:3]]))
-
-    async def join_one_more(self) -> None:
-        """The restarted cluster still does its work: one more sidecar, one more version."""
-        before = await self.picture(await self.cluster.leader())
-        self._say("one more sidecar joins")
-        self.fleet.add(sidecar_spec(self.sidecars), settings=self.settings)
-        seconds = await self.fleet.wait_converged(deadline_s=JOIN_DEADLINE_S)
-        after = await self.picture(await self.cluster.leader())
-        detail = f"{len(after.members)} members, version {before.version} to {after.version}"
-        held = after.version == before.version + 1 and len(after.members) == len(before.members) + 1
-        self.check("one more sidecar is one more version", held, detail, seconds)
+                refused += 1
+    history = History((), notes=tuple(notes))
+    single, stale = check_single_activation(history), check_stale_turns(history)
+    for result in (single, stale):
+        if result.verdict is not Verdict.VALID:
+            tour.failures.append("; ".join(result.explanation))
+    for what, count in (
+        ("acknowledged calls are lost", lost),
+        ("calls had an effect although they surely failed", surely_failed),
+        ("calls had their effect twice", twice),
+    ):
+        if count:
+            tour.failures.append(f"{count} {what}")
+    if not refused:
+        tour.failures.append("no write was refused by a fence: the frozen host was no zombie")
+    return {
+        "made": len(tour.calls),
+        "failed, surely not run": sum(bool(call.failure) and call.definite for call in tour.calls),
+        "failed, outcome unknown": sum(bool(call.failure) and not call.definite for call in tour.calls),
+        "retried by the client": tour.router.client.figures.retried,
+        "acknowledged and lost": lost,
+        "run twice": twice,
+        "two activations at once": int(single.verdict is Verdict.INVALID),
+        "turns traced": single.figures["turns"],
+        "writes of a zombie refused by fences": refused,
+    }
 
 
-def table_of(results: list[Result], seconds: float) -> Table:
-    """What happened, for people."""
-    table = Table(title=f"callboard demo: {sum(r.held for r in results)} of {len(results)} held, {seconds:.0f} s")
-    for heading in ("", "what", "how", "seconds"):
-        table.add_column(heading, justify="right" if heading == "seconds" else "left")
-    for result in results:
-        mark = "[green]held[/]" if result.held else "[bold red]NO[/]"
-        table.add_row(mark, result.what, result.detail, "" if result.seconds is None else f"{result.seconds:.1f}")
+def event_table(tour: Tour) -> Table:
+    """What each event cost."""
+    table = Table("event", "took", "slots moved", "minimum", "actors moved", "longest pause: moved", "unmoved")
+    for event in tour.events:
+        table.add_row(
+            event.what,
+            f"{(event.ended_ns - event.begun_ns) / 1e9:.1f} s",
+            str(event.moved),
+            str(event.minimum),
+            str(len(event.moved_actors)),
+            f"{pauses_ms(tour.calls, event, moved=True)} ms" if event.moved_actors else "-",
+            f"{pauses_ms(tour.calls, event, moved=False)} ms",
+        )
     return table
 
 
-async def show(engine: str, console: Console) -> int:
-    """Run the demo; returns the exit code. A step that cannot be finished is a line of the table too."""
-    start = time.monotonic()
+def live_view(tour: Tour, started: float) -> Table:
+    """What is going on."""
+    recent = time.monotonic_ns() - 1_000_000_000
+    rate = sum(call.ended_ns > recent for call in tour.calls[-20_000:])
+    failed = sum(bool(call.failure) for call in tour.calls)
+    table = Table(title=f"{time.monotonic() - started:4.0f} s  {tour.now}", title_justify="left")
+    for heading in ("host", "process", "slots", "calls/s", "calls", "failed"):
+        table.add_column(heading)
+    view = tour.router.view
+    owned = Tally(owners(view)) if view is not None else Tally[int]()
+    incarnations = {entry.name: key for key, entry in view.hosts.items()} if view is not None else {}
+    for name, host in tour.hosts.items():
+        member = f"/{incarnations[name]}" if name in incarnations else " (no member)"
+        table.add_row(f"{name}{member}", "runs" if host.alive else "-", str(owned[incarnations.get(name, -1)]))
+    table.add_row("all", "", "", str(rate), str(len(tour.calls)), str(failed))
+    return table
 
-    def say(line: str) -> None:
-        console.print(f"[dim]{time.monotonic() - start:5.1f} s[/]  {line}", highlight=False, soft_wrap=True)
 
-    say(f"three replicas start, engine {engine}")
-    async with Cluster(3, engine) as cluster, Fleet(cluster.addresses) as fleet:
-        leader = await cluster.leader()
-        say(f"  {leader.replica_id} leads; logs are in {cluster.directory} while this runs")
-        demo = Demo(cluster, fleet, say)
-        try:
-            await demo.run()
-        except (TimeoutError, ProcessError) as error:
-            demo.check("the run could be finished", False, str(error))
-            print(*getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
-        cluster.keep = not all(result.held for result in demo.results)
-        if cluster.keep:
-            say(f"something did not hold: logs and data stay in {cluster.directory}")
-    console.print(table_of(demo.results, time.monotonic() - start))
-    return 0 if all(result.held for result in demo.results) else 1
+async def show_live(tour: Tour, console: Console) -> None:
+    """Redraw until cancelled; without a terminal one line for each event."""
+    started, last = time.monotonic(), ""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=5) as live:
+            while True:
+                live.update(live_view(tour, started))
+                await asyncio.sleep(0.2)
+    while True:
+        if tour.now != last:
+            last = tour.now
+            console.print(f"{time.monotonic() - started:5.1f} s  {last} ({len(tour.calls)} calls so far)")
+        await asyncio.sleep(0.1)
+
+
+async def tour_of(directory: Path, console: Console) -> tuple[Tour, dict[str, int]]:
+    """The whole run. Raises TimeoutError or ProcessError if it cannot be finished."""
+    lease = PortLease(4)
+    async with Cluster(directory=directory / "replicas", flags=FLAGS) as cluster:
+        addresses = ",".join(cluster.addresses)
+        hosts = {
+            f"h{number}": HostProcess(f"h{number}", port, addresses, directory, namespace=NAMESPACE)
+            for number, port in enumerate(lease.ports, start=1)
+        }
+        calls = CallSettings(timeout_ms=CALL_TIMEOUT_MS)
+        async with Router(cluster=addresses, namespace=NAMESPACE, calls=calls) as router:
+            tour = Tour(cluster, router, hosts)
+            showing = asyncio.ensure_future(show_live(tour, console))
+            try:
+                await tour.run()
+                return tour, await verify(tour)
+            finally:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+                for host in hosts.values():
+                    host.kill()
+                lease.release()
 
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m harness.demo", description="callboard's promises, on processes")
-    parser.add_argument("--engine", default="pysyncobj", help="consensus engine of the replicas (default: pysyncobj)")
-    arguments = parser.parse_args()
-    try:
-        return asyncio.run(show(arguments.engine, Console()))
-    except (TimeoutError, ProcessError) as error:
-        print(f"demo: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
-        return 1
+    parser = argparse.ArgumentParser(prog="python -m harness.demo", description="a tour of callboard, on processes")
+    parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
+    options = parser.parse_args()
+    console = Console(stderr=options.output == "json")
+    with tempfile.TemporaryDirectory(prefix="callboard-demo-") as folder:
+        try:
+            tour, figures = asyncio.run(tour_of(Path(folder), console))
+        except (TimeoutError, ProcessError) as error:
+            console.print(f"the demo could not be finished: {error}")
+            return 1
+    if options.output == "json":
+        rows = [{"event": event.what, "moved": event.moved, "minimum": event.minimum} for event in tour.events]
+        print(json.dumps({"figures": figures, "events": rows, "failures": tour.failures}, indent=2))
+    else:
+        console.print(event_table(tour))
+        summary = Table("calls and turns", "", show_header=True)
+        for what, count in figures.items():
+            summary.add_row(what, f"{count:,}")
+        console.print(summary)
+        for failure in tour.failures:
+            console.print(f"DID NOT HOLD: {failure}", style="bold red")
+        if not tour.failures:
+            console.print("held: nothing acknowledged was lost or run twice, and no actor ran in two places at once")
+    return 1 if tour.failures else 0
 
 
 if __name__ == "__main__":

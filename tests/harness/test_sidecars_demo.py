@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from harness import demo as demo_module
-from harness.demo import Demo
+from harness import demo_sidecars as demo_module
+from harness.demo_sidecars import Demo
 from harness.processes import Cluster
 from harness.sidecars import Fleet, SidecarSettings, naive_owners
 from harness.sidecars.tables import Order

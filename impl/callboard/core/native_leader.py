@@ -420,9 +420,9 @@ class NativeLeader:
             self._follow_version()
         for stream_id in self._joins.settle(namespace.members):
             hello = self._streams[stream_id]
-            if stream_id not in self._incarnation_of:
-                member = namespace.members[hello.host.name]
-                self._attach(self._hosts[member.incarnation], stream_id, hello)
+            known = self._hosts[namespace.members[hello.host.name].incarnation]
+            if known.stream_id != stream_id:
+                self._attach(known, stream_id, hello)
         for incarnation in sorted(affected):
             self._push_grants(self._hosts.get(incarnation))
 
@@ -447,8 +447,10 @@ class NativeLeader:
             for table in (self._heard, self._behind, self._collected):
                 table.pop(incarnation, None)
             self._removals.pop(incarnation, None)
-            stream_id = self._hosts[incarnation].stream_id
+            stream_id, self._hosts[incarnation].stream_id = self._hosts[incarnation].stream_id, None
             if stream_id is not None:
+                # The stream stays: for the last word, or for the hello of a host that missed its welcome.
+                del self._incarnation_of[stream_id]
                 self._send_gone(stream_id, incarnation)
         for incarnation, tombstone in self.namespace.tombstones.items():
             if incarnation not in self._hosts:
