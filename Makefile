@@ -5,7 +5,8 @@ PYTHON := .venv/bin/python
 .PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick bench engine-bench kill-trials raft-simulation clean
 
 help:
-	@echo "make demo               a three-replica cluster, sidecars, a leader killed with -9, and what happened as a table"
+	@echo "make demo               a tour: three replicas, hosts with actors, calls, hosts and the leader killed, and a table"
+	@echo "make demo-sidecars      the same cluster seen by Dapr sidecars: rounds, drops, a leader killed with -9"
 	@echo "make test               everything that must pass before a change lands"
 	@echo "make serve              one server on 127.0.0.1:50005 until Ctrl-C"
 	@echo "make model-check        TLC over all of tla/  (model-check-quick: the part that make test runs)"
@@ -19,7 +20,8 @@ help:
 setup:
 	@bash harness/setup.sh
 
-demo: demo-sidecars
+demo: setup
+	@$(PYTHON) -m harness.demo
 
 demo-sidecars: setup
 	@$(PYTHON) -m harness.demo_sidecars

@@ -12,20 +12,24 @@ import argparse
 import asyncio
 import json
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, define, frozen
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from callboard.core.slot_records import slot_of
 from callboard.core.table_delta import TableView
 from callboard.host import CallError, CallSettings, Router
 from harness.demo_host import Counter
@@ -36,11 +40,11 @@ from harness.hosts import HostProcess
 from harness.processes import Cluster, PortLease, ProcessError, wait_until
 
 NAMESPACE = "shop"
-ACTORS = 120
-CALLERS = 60
+ACTORS = 60
+"""Each has a caller of its own, which calls it again and again."""
+PACE_S = 0.05
 STEADY_S = 2.0
-FROZEN_S = 6.0
-"""Longer than lease, its wait and failure timeout together."""
+GATHER_S = 0.3
 FLAGS = ("--lease=2500ms", "--drain=500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=3s", "--slot-bits=9")
 DEADLINE_S = 60.0
 CALL_TIMEOUT_MS = 15_000
@@ -86,12 +90,9 @@ class Tour:
 
     # -- calls -------------------------------------------------------------------------------------------
 
-    async def call_steadily(self, number: int) -> None:
-        """One caller: actor after actor, one call at a time."""
-        step = 0
+    async def call_steadily(self, actor: str) -> None:
+        """One caller: one call at a time."""
         while not self._done:
-            actor = f"actor-{(number + step * CALLERS) % ACTORS}"
-            step += 1
             self._token += 1
             token = f"t{self._token}"
             begun_ns = time.monotonic_ns()
@@ -101,6 +102,7 @@ class Tour:
             except CallError as error:
                 failure, definite = f"{type(error).__name__}: {error}", error.definite
             self.calls.append(Call(actor, token, begun_ns, time.monotonic_ns(), failure, definite))
+            await asyncio.sleep(PACE_S)
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -142,10 +144,14 @@ class Tour:
         for name in ("h1", "h2", "h3"):
             self.hosts[name].start()
         await wait_until(self._members("h1", "h2", "h3"), deadline_s=DEADLINE_S, what="three hosts")
-        callers = [asyncio.ensure_future(self.call_steadily(number)) for number in range(CALLERS)]
+        callers = [asyncio.ensure_future(self.call_steadily(f"actor-{number}")) for number in range(ACTORS)]
         try:
             await self.every_actor_answers()
-            await asyncio.sleep(STEADY_S)
+
+            async def nothing() -> None:
+                await asyncio.sleep(STEADY_S)
+
+            await self.happen("nothing, to compare", nothing, lambda *_: 0, self._members("h1", "h2", "h3"))
             await self._events()
         finally:
             self._done = True
@@ -169,26 +175,33 @@ class Tour:
         async def kill() -> None:
             hosts["h3"].kill()
 
-        await self.happen("h3 is killed with -9", kill, owned_by_leavers, self._members("h1", "h4"))
+        await self.happen("h3 is killed (-9)", kill, owned_by_leavers, self._members("h1", "h4"))
 
         async def freeze() -> None:
-            hosts["h1"].send(signal.SIGSTOP)
-            await wait_until(self._members("h4"), deadline_s=DEADLINE_S, what="h1 is given up")
-            await self.every_actor_answers()
+            with locked(hosts["h1"].ledger_path):
+                # Turns gather at the ledger's door, so that some are frozen there.
+                await asyncio.sleep(GATHER_S)
+                with locked(hosts["h1"].store_path):
+                    hosts["h1"].send(signal.SIGSTOP)
+                    await wait_until(hosts["h1"].is_stopped, deadline_s=DEADLINE_S, what="h1 is frozen")
+
+        await self.happen("h1 is frozen (SIGSTOP)", freeze, owned_by_leavers, self._members("h4"))
+
+        async def go_on() -> None:
             hosts["h1"].send(signal.SIGCONT)
 
         async def back() -> bool:
             now = {entry.name: key for key, entry in self.view().hosts.items()}
             return now.get("h1", 0) > incarnations["h1"]
 
-        await self.happen("h1 is frozen past its lease, and continued", freeze, owned_by_replaced, back)
+        await self.happen("h1 goes on, and is new", go_on, share_of_newcomers, back)
 
         async def kill_leader() -> None:
             leader = await self.cluster.leader()
             await leader.kill()
             await wait_until(self._another_leader(), deadline_s=DEADLINE_S, what="another leader")
 
-        await self.happen("the leader is killed with -9", kill_leader, lambda *_: 0, self._members("h1", "h4"))
+        await self.happen("the leader is killed (-9)", kill_leader, lambda *_: 0, self._members("h1", "h4"))
 
     def _members(self, *names: str) -> Any:
         async def holds() -> bool:
@@ -204,6 +217,19 @@ class Tour:
         return holds
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock of a SQLite file. A process that is frozen meanwhile does not hold it: else its lock would
+    stop everybody who shares the file, for as long as it is frozen. (That is SQLite's limit, not the placement's.)
+    """
+    with closing(sqlite3.connect(path, timeout=DEADLINE_S, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
+
+
 # -- tables ----------------------------------------------------------------------------------------------
 
 
@@ -215,8 +241,6 @@ def owners(view: TableView) -> tuple[int, ...]:
 
 def owner(view: TableView, number: int) -> int:
     """Owner of an actor."""
-    from callboard.core.slot_records import slot_of
-
     return owners(view)[slot_of("Counter", f"actor-{number}", view.slot_bits)]
 
 
@@ -238,16 +262,11 @@ def owned_by_leavers(before: TableView, after: TableView) -> int:
     return sum(owner in gone for owner in owners(before))
 
 
-def owned_by_replaced(before: TableView, after: TableView) -> int:
-    """A host that comes back as another incarnation takes its share; who took over meanwhile gives it back."""
-    return share_of_newcomers(before, after)
-
-
 # -- the end ---------------------------------------------------------------------------------------------
 
 
 def pauses_ms(calls: Iterable[Call], event: Event, *, moved: bool) -> int:
-    """Longest time in which some actor, moved by the event or not, answered nobody who asked."""
+    """Longest time without an answer of one actor, of those that the event moved or of the others."""
     answered: dict[str, list[int]] = {}
     for call in calls:
         if not call.failure and (call.actor in event.moved_actors) is moved:
@@ -267,46 +286,56 @@ async def verify(tour: Tour) -> dict[str, int]:
     tokens: dict[str, list[str]] = {}
     for number in range(ACTORS):
         tokens[f"actor-{number}"] = await tour.router.client.actor(Counter, f"actor-{number}").read()
-    lost = sum(call.token not in tokens[call.actor] for call in tour.calls if not call.failure)
-    surely_failed = sum(call.token in tokens[call.actor] for call in tour.calls if call.failure and call.definite)
+    traces = [line for host in tour.hosts.values() for line in host.trace()]
+    figures, failures = judge(tour.calls, tokens, traces)
+    tour.failures.extend(failures)
+    return {**figures, "retried by the client": tour.router.client.figures.retried}
+
+
+def judge(
+    calls: Sequence[Call], tokens: Mapping[str, Sequence[str]], traces: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, int], list[str]]:
+    """Figures, and what did not hold. `tokens`: what each actor remembers. `traces`: what hosts wrote down."""
+    failures: list[str] = []
+    lost = sum(call.token not in tokens[call.actor] for call in calls if not call.failure)
+    surely_failed = sum(call.token in tokens[call.actor] for call in calls if call.failure and call.definite)
     twice = sum(count - 1 for kept in tokens.values() for count in Tally(kept).values())
     notes, refused = [], 0
-    for host in tour.hosts.values():
-        for line in host.trace():
-            if line["kind"] == "turn":
-                notes.append(Note("turn", line["begun_ns"], line))
-            else:
-                refused += 1
+    for line in traces:
+        if line["kind"] == "turn":
+            notes.append(Note("turn", line["begun_ns"], line))
+        else:
+            refused += 1
     history = History((), notes=tuple(notes))
     single, stale = check_single_activation(history), check_stale_turns(history)
-    for result in (single, stale):
-        if result.verdict is not Verdict.VALID:
-            tour.failures.append("; ".join(result.explanation))
+    failures.extend("; ".join(result.explanation) for result in (single, stale) if result.verdict is not Verdict.VALID)
     for what, count in (
         ("acknowledged calls are lost", lost),
         ("calls had an effect although they surely failed", surely_failed),
         ("calls had their effect twice", twice),
     ):
         if count:
-            tour.failures.append(f"{count} {what}")
+            failures.append(f"{count} {what}")
     if not refused:
-        tour.failures.append("no write was refused by a fence: the frozen host was no zombie")
+        failures.append("no write was refused by a fence: the frozen host was no zombie")
     return {
-        "made": len(tour.calls),
-        "failed, surely not run": sum(bool(call.failure) and call.definite for call in tour.calls),
-        "failed, outcome unknown": sum(bool(call.failure) and not call.definite for call in tour.calls),
-        "retried by the client": tour.router.client.figures.retried,
+        "made": len(calls),
+        "failed, surely not run": sum(bool(call.failure) and call.definite for call in calls),
+        "failed, outcome unknown": sum(bool(call.failure) and not call.definite for call in calls),
         "acknowledged and lost": lost,
         "run twice": twice,
         "two activations at once": int(single.verdict is Verdict.INVALID),
         "turns traced": single.figures["turns"],
         "writes of a zombie refused by fences": refused,
-    }
+    }, failures
 
 
 def event_table(tour: Tour) -> Table:
     """What each event cost."""
-    table = Table("event", "took", "slots moved", "minimum", "actors moved", "longest pause: moved", "unmoved")
+    table = Table(title="what happened", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("event", no_wrap=True)
+    for heading in ("took", "slots moved", "at least", "actors moved", "their pause", "others' pause"):
+        table.add_column(heading, justify="right")
     for event in tour.events:
         table.add_row(
             event.what,
@@ -394,7 +423,7 @@ def main() -> int:
         print(json.dumps({"figures": figures, "events": rows, "failures": tour.failures}, indent=2))
     else:
         console.print(event_table(tour))
-        summary = Table("calls and turns", "", show_header=True)
+        summary = Table(title="calls and turns", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
         for what, count in figures.items():
             summary.add_row(what, f"{count:,}")
         console.print(summary)

@@ -24,8 +24,9 @@ class HostProcess:
         self.address = f"{HOST}:{port}"
         self.trace_path = directory / f"{name}.jsonl"
         self.log_path = directory / f"{name}.log"
+        self.store_path = directory / "state.db"
+        self.ledger_path = directory / "ledger.db"
         self._arguments = ("--name", name, "--listen", self.address, "--cluster", cluster, "--namespace", namespace)
-        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -36,7 +37,7 @@ class HostProcess:
                 [
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
                     *(sys.executable, "-m", "harness.demo_host", *self._arguments),
-                    *("--trace", str(self.trace_path), "--store", str(self._directory / "state.db")),
+                    *("--trace", str(self.trace_path), "--store", str(self.store_path)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -54,6 +55,17 @@ class HostProcess:
         if self._process is None or not self.alive:
             raise ProcessError(f"host {self.name} does not run: {self.log_tail()}")
         self._process.send_signal(number)
+
+    def state(self) -> str:
+        """The kernel's letter for what the process does: T for one that SIGSTOP has stopped. Raises ProcessError."""
+        if self._process is None or not self.alive:
+            raise ProcessError(f"host {self.name} does not run: {self.log_tail()}")
+        # The leash becomes the program: one process.
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    async def is_stopped(self) -> bool:
+        """Whether SIGSTOP has taken hold. Raises ProcessError if the process does not run."""
+        return self.state() == "T"
 
     async def wait_exit(self) -> int:
         """Wait for its end; returns the exit code."""

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
-import structlog
 from attrs import field, frozen
 from google.protobuf.message import DecodeError
 
@@ -30,13 +29,14 @@ from callboard.host.client import (
 )
 from callboard.host.clock import now_ms
 from callboard.host.errors import BadCallError, CallError
+from callboard.host.logs import library_logger
 from callboard.host.runtime import Runtime, RuntimeLimits
 from callboard.host.session import Session
 from callboard.host.stores import SqliteStore, StateStore
 from callboard.protos import convert
 from callboard.protos.generated import actors_pb2, host_pb2
 
-log = structlog.get_logger(__name__)
+log = library_logger(__name__)
 
 SERVICE = "callboard.actors.v1.Actors"
 WATCH = "/callboard.host.v1.Placement/Watch"
@@ -277,6 +277,8 @@ class Host:
         self._know_slot_bits()
         self.runtime.wake_early_calls()
         self._changes.notify()
+        if self.view is not None:
+            self.client.follow(self.view)
 
     def _know_slot_bits(self) -> None:
         if self.view is not None:
@@ -401,3 +403,4 @@ class Router:
     def _install(self, delta: TableDelta) -> None:
         self._view = patch(self._view if self._view is not None else empty_view(delta.slot_bits), delta)
         self._changes.notify()
+        self.client.follow(self._view)

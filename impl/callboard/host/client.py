@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -33,6 +33,7 @@ NEVER_CONNECTED = "failed to connect to all addresses"
 
 A = TypeVar("A", bound=Actor)
 LocalCall = Callable[..., Awaitable[bytes]]
+RemoteCall: TypeAlias = "grpc.aio.UnaryUnaryCall[Any, Any]"
 
 
 class Tables(Protocol):
@@ -48,11 +49,14 @@ class Tables(Protocol):
 
 @frozen
 class CallSettings:
-    """`timeout_ms`: of a call that does not say otherwise. `pause_ms`: before a definite failure is tried again."""
+    """`timeout_ms`: of a call that does not say otherwise. `pause_ms`: before a definite failure is tried again.
+    `gone_ms`: how long an answer of a host that left the table may still take before its outcome counts as unknown.
+    """
 
     timeout_ms: int = 10_000
     pause_ms: int = 20
     pause_max_ms: int = 500
+    gone_ms: int = 500
 
 
 @define
@@ -79,6 +83,9 @@ class Client:
     local_call: LocalCall | None = None
     figures: CallFigures = field(factory=CallFigures)
     _channels: dict[str, grpc.aio.Channel] = field(factory=dict)
+    _outstanding: dict[HostEntry, set[RemoteCall]] = field(factory=dict)
+    _gone: dict[HostEntry, asyncio.TimerHandle] = field(factory=dict)
+    _closing: set[asyncio.Task[None]] = field(factory=set)
     _types: dict[type[Actor], ActorType] = field(factory=dict)
 
     def actor(self, actor_class: type[A], actor_id: str, *, timeout_ms: int | None = None) -> A:
@@ -172,13 +179,49 @@ class Client:
             request_serializer=actors_pb2.InvokeRequest.SerializeToString,
             response_deserializer=actors_pb2.InvokeReply.FromString,
         )
-        try:
-            reply = await call(request, timeout=max(0.001, (deadline_ms - self.clock()) / 1000))
-        except grpc.aio.AioRpcError as error:
-            raise _failed(error, owner) from None
+        reply = await self._answer(owner, call(request, timeout=max(0.001, (deadline_ms - self.clock()) / 1000)))
         if reply.HasField("result"):
             return cast("bytes", reply.result)
         raise failure_error(reply.failure)
+
+    async def _answer(self, owner: HostEntry, call: RemoteCall) -> Any:
+        outstanding = self._outstanding.setdefault(owner, set())
+        outstanding.add(call)
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error, owner) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not the caller gave up, but `follow`.
+            raise OutcomeUnknownError(f"host {owner.name} at {owner.address} left while it ran the call") from None
+        finally:
+            outstanding.discard(call)
+            if not outstanding and self._outstanding.get(owner) is outstanding:
+                del self._outstanding[owner]
+
+    def follow(self, view: TableView) -> None:
+        """Another table is installed: soon give up what is left of hosts that are not in it.
+
+        A host that leaves in order has sent its answers by then; one that was given up may be frozen, and its callers
+        would wait for their deadline.
+        """
+        stay, addresses = set(view.hosts.values()), {entry.address for entry in view.hosts.values()}
+        for owner in self._outstanding.keys() - stay - self._gone.keys():
+            timer = asyncio.get_running_loop().call_later(self.settings.gone_ms / 1000, self._give_up, owner)
+            self._gone[owner] = timer
+        for address in self._channels.keys() - addresses:
+            channel = self._channels.pop(address)
+            task = asyncio.ensure_future(channel.close(grace=2 * self.settings.gone_ms / 1000))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _give_up(self, owner: HostEntry) -> None:
+        self._gone.pop(owner, None)
+        for call in tuple(self._outstanding.get(owner, ())):
+            call.cancel()
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:
@@ -194,14 +237,14 @@ class Client:
             )
         return self._channels[address]
 
-    async def forget_others(self, addresses: frozenset[str]) -> None:
-        """Close connections to hosts that left."""
-        for address in [known for known in self._channels if known not in addresses]:
-            await self._channels.pop(address).close()
-
     async def close(self) -> None:
         """Idempotent."""
-        await self.forget_others(frozenset())
+        for timer in self._gone.values():
+            timer.cancel()
+        self._gone.clear()
+        while self._channels:
+            await self._channels.popitem()[1].close()
+        await asyncio.gather(*self._closing)
 
 
 class _Reference:

@@ -14,7 +14,6 @@ from typing import Any, Protocol, assert_never
 
 import grpc
 import grpc.aio
-import structlog
 from attrs import evolve, frozen
 
 from callboard import __version__
@@ -47,10 +46,11 @@ from callboard.core.native_host import NativeHost
 from callboard.core.slot_records import NativeHostRecord
 from callboard.core.versions import Policy
 from callboard.host.clock import now_ms
+from callboard.host.logs import library_logger
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
 
-log = structlog.get_logger(__name__)
+log = library_logger(__name__)
 
 SESSION = "/callboard.host.v1.Placement/Session"
 OUTGOING_MAX = 1024
