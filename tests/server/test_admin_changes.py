@@ -103,6 +103,8 @@ async def test_marks_move_slots_and_are_seen(replica: Replica) -> None:
     members = {item["name"]: item for item in json.loads(await done(replica, "members", "-o", "json"))["members"]}
     assert members["h2"]["cordoned"]
     assert members["h3"]["weight"] == 50
+    assert {item["state"] for item in members.values()} == {"silent"}, "no host has a session"
+    assert int(members["h3"]["removed_in_ms"]) > 0
     assert {name: int(item["slots"]) > 0 for name, item in members.items()} == {"h1": True, "h2": True, "h3": True}
     await done(replica, "drain", "h2", "--namespace=carts")
     await done(replica, "drain", "h2", "--namespace=carts")
@@ -123,7 +125,13 @@ async def test_handoff_says_who_is_waited_for(replica: Replica) -> None:
     await join(replica, "h2")
     assert "h1/" in await done(replica, "handoff")
     told = json.loads(await done(replica, "handoff", "-o", "json"))["waiting"]
-    assert {giver["why"] for item in told for giver in item["givers"]} == {"removed", "has not let go yet"}
+    assert {giver["why"] for item in told for giver in item["givers"]} == {"removed", "not heard"}
+    assert all(int(item["waited_ms"]) >= 0 and int(giver["remaining_ms"]) for item in told for giver in item["givers"])
+    shown = replica.metrics.exposition().decode()
+    assert 'callboard_native_members{namespace="carts"} 2.0' in shown
+    assert 'callboard_native_ungranted_slots{giver="h1",namespace="carts"} 16.0' in shown
+    assert 'callboard_native_oldest_wait_seconds{namespace="carts"}' in shown
+    assert 'callboard_native_lease_margin_seconds{namespace="carts"}' in shown
     await done(replica, "remove", "h1", "--namespace=carts")
     assert "h1 is no member" in await done(replica, "remove", "h1", "--namespace=carts")
     waiting = json.loads(await done(replica, "handoff", "-o", "json"))["waiting"]

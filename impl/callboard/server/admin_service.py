@@ -12,12 +12,12 @@ from callboard import __version__
 from callboard.consensus.interface import BarrierFailed, Engine, ProposalError
 from callboard.core.records import Member, Namespace, ReplicatedState
 from callboard.core.ring import Ring
-from callboard.core.slot_records import HandoffSettings
 from callboard.core.snapshot import digest, encode_state
 from callboard.protos.generated import admin_pb2
 from callboard.server import native_views
 from callboard.server.admin_changes import AdminChanges, ChangedReplica
 from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.native_runner import NativeRunner
 from callboard.server.restore import RestorableReplica, RestoreRefusedError, restore
 from callboard.server.settings import ServerSettings
 from callboard.server.tls import peer_names
@@ -46,6 +46,9 @@ class ReplicaView(RestorableReplica, ChangedReplica, Protocol):
     def runners(self) -> dict[str, NamespaceRunner]:
         """Runners of all namespaces while this replica is in office, else nothing."""
 
+    def native_runners(self) -> dict[str, NativeRunner]:
+        """Runners of native namespaces while in office."""
+
     def in_office(self) -> bool:
         """Whether this replica serves hosts as leader."""
 
@@ -57,7 +60,7 @@ class AdminService:
         self._replica = replica
         self._replication_factor = replication_factor
         self._settings = settings
-        self._changes = AdminChanges(replica, HandoffSettings(), self._require_operator)
+        self._changes = AdminChanges(replica, settings.native.handoff, self._require_operator)
         self._ring: tuple[tuple[str, int, str], Ring] | None = None
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -128,7 +131,7 @@ class AdminService:
     async def list_members(self, request: admin_pb2.ListMembersRequest, context: Context) -> admin_pb2.ListMembersReply:
         """Members by namespace and name."""
         await self._confirm(request.linearizable, context)
-        state, runners = self._replica.state, self._replica.runners()
+        state, runners, native_runners = self._replica.state, self._replica.runners(), self._replica.native_runners()
         if request.namespace and request.namespace not in state.namespaces.keys() | state.native.keys():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no namespace {request.namespace}")
         reply = admin_pb2.ListMembersReply(applied_index=state.applied_index)
@@ -138,7 +141,8 @@ class AdminService:
                 reply.members.extend(_member(name, member, connected) for member in namespace.members.values())
         for name, native in sorted(state.native.items()):
             if request.namespace in {"", name}:
-                reply.members.extend(native_views.members(name, native, None))
+                runner = native_runners.get(name)
+                reply.members.extend(native_views.members(name, native, None if runner is None else runner.leases()))
         return reply
 
     async def lookup(self, request: admin_pb2.LookupRequest, context: Context) -> admin_pb2.LookupReply:
@@ -186,14 +190,20 @@ class AdminService:
         )
 
     async def handoff(self, request: admin_pb2.HandoffRequest, context: Context) -> admin_pb2.HandoffReply:
-        """Slots that wait, from the replicated state."""
+        """Slots that wait, from the replicated state; in office with what the leader knows of the reasons."""
         state = self._replica.state
         if request.namespace and request.namespace not in state.native:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no native namespace {request.namespace}")
         reply = admin_pb2.HandoffReply(applied_index=state.applied_index, in_office=self._replica.in_office())
         for name, namespace in sorted(state.native.items()):
             if request.namespace in {"", name}:
-                reply.waiting.extend(native_views.waiting(name, namespace))
+                runner = self._replica.native_runners().get(name)
+                known = (
+                    native_views.waiting(name, namespace)
+                    if runner is None
+                    else (native_views.explained(name, namespace, runner.handoffs()))
+                )
+                reply.waiting.extend(known)
         return reply
 
     def _owner(self, name: str, namespace: Namespace, actor_type: str, actor_id: str) -> Member | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from callboard.core.handoff_records import LeaseState, Waiting
 from callboard.core.slot_records import (
     NOBODY,
     HandoffSettings,
@@ -58,17 +59,21 @@ def settings_of(times: admin_pb2.HandoffTimes, defaults: HandoffSettings) -> Han
     )
 
 
-def members(name: str, namespace: NativeNamespace, connected: frozenset[str] | None) -> Iterator[admin_pb2.Member]:
-    """Members by name. `connected`: names with a session, or None if this replica cannot know."""
+def members(name: str, namespace: NativeNamespace, leases: Sequence[LeaseState] | None) -> Iterator[admin_pb2.Member]:
+    """Members by name. `leases`: what the leader knows of them, or None on a replica that is not in office."""
     owned, awaited = _counts(namespace)
+    known = {lease.incarnation: lease for lease in leases or ()}
     for member in namespace.members.values():
         mark = namespace.marks.get(member.name, HostMark(member.name))
+        lease = known.get(member.incarnation)
         yield admin_pb2.Member(
             namespace=name,
             name=member.name,
             incarnation=member.incarnation,
             actor_types=member.host.actor_types,
-            state="" if connected is None else "connected" if member.name in connected else "silent",
+            state="" if lease is None else "connected" if lease.connected else "silent",
+            heard_ms=None if lease is None else lease.heard_ms,
+            removed_in_ms=None if lease is None else lease.margin_ms,
             address=member.host.address,
             labels=dict(member.host.labels),
             weight=member.host.weight if mark.weight is None else mark.weight,
@@ -104,6 +109,27 @@ def lookup(namespace: NativeNamespace, actor_type: str, actor_id: str) -> tuple[
     rights = namespace.rights.get(actor_type)
     granted = owner != NOBODY and (rights is None or slot not in rights.pending)
     return slot, namespace.member_of(owner), granted
+
+
+def explained(name: str, namespace: NativeNamespace, slots: Iterable[Waiting]) -> Iterator[admin_pb2.WaitingSlots]:
+    """Slots that are not granted yet, with what the leader knows: how long they have waited, why, and for how long."""
+    names = {member.incarnation: member.name for member in namespace.members.values()}
+    for item in slots:
+        yield admin_pb2.WaitingSlots(
+            namespace=name,
+            actor_type=item.actor_type,
+            first=item.first,
+            count=item.count,
+            owner=names.get(item.owner, ""),
+            since=item.since,
+            waited_ms=item.waited_ms,
+            givers=[
+                admin_pb2.SlotGiver(
+                    host=giver.name, incarnation=giver.incarnation, why=giver.why, remaining_ms=giver.remaining_ms
+                )
+                for giver in item.givers
+            ],
+        )
 
 
 def waiting(name: str, namespace: NativeNamespace) -> Iterator[admin_pb2.WaitingSlots]:

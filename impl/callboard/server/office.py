@@ -174,13 +174,13 @@ class Office:
             answer = await self._proposer.propose(command)
             if not answer.succeeded:
                 raise NamespaceRefusedError(answer.detail)
-        namespace = self._machine.state.native.get(name)
-        if namespace is None:
+        created = self.native_runners.get(name)  # by `notice`
+        if created is None:
             raise NamespaceRefusedError(f"namespace {name} was deleted")
-        return self.native_runners.get(name) or self._add_native_runner(name, namespace)
+        return created
 
-    def _add_native_runner(self, name: str, namespace: NativeNamespace) -> NativeRunner:
-        runner = NativeRunner(
+    def _add_native_runner(self, name: str, namespace: NativeNamespace) -> None:
+        self.native_runners[name] = NativeRunner(
             name=name,
             namespace=namespace,
             epoch=self.epoch,
@@ -194,8 +194,6 @@ class Office:
             ),
             on_deposed=self._on_deposed,
         )
-        self.native_runners[name] = runner
-        return runner
 
     def notice(self, before: ReplicatedState, after: ReplicatedState) -> None:
         """Called after every applied command: another epoch means that this office is over."""
@@ -214,6 +212,9 @@ class Office:
                 self.native_runners.pop(name).close("NOT_FOUND", f"namespace {name} was deleted")
             elif native is not before.native.get(name):
                 native_runner.state_changed(native, after.epoch)
+        for name, native in after.native.items():
+            if name not in self.native_runners:
+                self._add_native_runner(name, native)
 
     def close(self, code: str, text: str) -> None:
         """End all streams with this gRPC status and stop all timers. Idempotent."""

@@ -20,6 +20,7 @@ from callboard.server.listening import check_can_bind
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import NamespaceRunner
+from callboard.server.native_metrics import NativeCollector
 from callboard.server.native_runner import NativeRunner
 from callboard.server.native_service import NativeService
 from callboard.server.office import Office
@@ -63,6 +64,7 @@ class Replica:
         self._stopping = False
         self.grpc_port = settings.port
         self.healthz_port = settings.healthz_port
+        self.metrics.registry.register(NativeCollector(self))
 
     # -- life cycle --------------------------------------------------------------------------------------
 

@@ -318,6 +318,8 @@ class Member(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     AWAITED_SLOTS_FIELD_NUMBER: _builtins.int
+    HEARD_MS_FIELD_NUMBER: _builtins.int
+    REMOVED_IN_MS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     incarnation: _builtins.int
@@ -333,6 +335,10 @@ class Member(_message.Message):
     """owned, over all actor types"""
     awaited_slots: _builtins.int
     """of others, that wait for this host to let go"""
+    heard_ms: _builtins.int
+    """since its last renewal; only from the replica in office, like the next"""
+    removed_in_ms: _builtins.int
+    """if it stays silent"""
     @_builtins.property
     def actor_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -353,12 +359,21 @@ class Member(_message.Message):
         draining: _builtins.bool = ...,
         slots: _builtins.int = ...,
         awaited_slots: _builtins.int = ...,
+        heard_ms: _builtins.int | None = ...,
+        removed_in_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_heard_ms", b"_heard_ms", "_removed_in_ms", b"_removed_in_ms", "heard_ms", b"heard_ms", "removed_in_ms", b"removed_in_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "address", b"address", "app_id", b"app_id", "awaited_slots", b"awaited_slots", "cordoned", b"cordoned", "draining", b"draining", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "slots", b"slots", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heard_ms", b"_heard_ms", "_removed_in_ms", b"_removed_in_ms", "actor_types", b"actor_types", "address", b"address", "app_id", b"app_id", "awaited_slots", b"awaited_slots", "cordoned", b"cordoned", "draining", b"draining", "heard_ms", b"heard_ms", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "removed_in_ms", b"removed_in_ms", "slots", b"slots", "state", b"state", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__heard_ms: _TypeAlias = _typing.Literal["heard_ms"]  # noqa: Y015
+    _WhichOneofArgType__heard_ms: _TypeAlias = _typing.Literal["_heard_ms", b"_heard_ms"]  # noqa: Y015
+    _WhichOneofReturnType__removed_in_ms: _TypeAlias = _typing.Literal["removed_in_ms"]  # noqa: Y015
+    _WhichOneofArgType__removed_in_ms: _TypeAlias = _typing.Literal["_removed_in_ms", b"_removed_in_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heard_ms) -> _WhichOneofReturnType__heard_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__removed_in_ms) -> _WhichOneofReturnType__removed_in_ms | None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
 
