@@ -10,7 +10,7 @@ help:
 	@echo "make test               everything that must pass before a change lands"
 	@echo "make serve              one server on 127.0.0.1:50005 until Ctrl-C"
 	@echo "make model-check        TLC over all of tla/  (model-check-quick: the part that make test runs)"
-	@echo "make bench              1,000 simulated sidecars on one cluster"
+	@echo "make bench              1,000 simulated sidecars; slot tables and their deltas; calls of actors"
 	@echo "make engine-bench       commits/s, latency and failover of the consensus engines"
 	@echo "make kill-trials        kill -9 of every replica at the moment of compaction, 40 times"
 	@echo "make raft-simulation    thousands of random schedules against the embedded engine"
@@ -46,6 +46,8 @@ model-check-quick: setup
 
 bench: setup
 	@$(PYTHON) -m harness.bench_sidecars
+	@$(PYTHON) -m harness.bench_slots
+	@$(PYTHON) -m harness.bench_calls
 
 engine-bench: setup
 	@$(PYTHON) -m harness.enginebench bench
