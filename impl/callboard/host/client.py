@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -51,12 +51,14 @@ class Tables(Protocol):
 class CallSettings:
     """`timeout_ms`: of a call that does not say otherwise. `pause_ms`: before a definite failure is tried again.
     `gone_ms`: how long an answer of a host that left the table may still take before its outcome counts as unknown.
+    `dial`: other addresses to dial hosts at than the tables say (proxies, address translation).
     """
 
     timeout_ms: int = 10_000
     pause_ms: int = 20
     pause_max_ms: int = 500
     gone_ms: int = 500
+    dial: Mapping[str, str] = field(factory=dict)
 
 
 @define
@@ -230,10 +232,11 @@ class Client:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ]
+            dialled = self.settings.dial.get(address, address)
             self._channels[address] = (
-                grpc.aio.insecure_channel(address, options)
+                grpc.aio.insecure_channel(dialled, options)
                 if self.credentials is None
-                else grpc.aio.secure_channel(address, self.credentials, options)
+                else grpc.aio.secure_channel(dialled, self.credentials, options)
             )
         return self._channels[address]
 

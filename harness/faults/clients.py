@@ -1,0 +1,306 @@
+"""Clients that record what they do: each operation with how it ended, by the rules of `history.py` and NOTES.md."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc.aio
+from attrs import Factory, define, field, frozen
+
+from callboard.core.slot_records import NativeHostRecord
+from callboard.core.versions import Policy
+from callboard.host import ActorFailedError, CallError, CallSettings, Router
+from callboard.host.client import NEVER_CONNECTED
+from callboard.host.session import Session
+from callboard.protos import convert
+from callboard.protos.generated import admin_pb2, host_pb2
+from harness.faults.cluster import NAMESPACE, REGISTER, FaultCluster
+from harness.faults.history import Outcome, Recorder
+from harness.faults.workload_host import Journal, Tally
+from harness.processes import ADMIN
+
+LOOKUP = "/callboard.host.v1.Placement/Lookup"
+CALL_TIMEOUT_MS = 4000
+REQUEST_TIMEOUT_S = 4.0
+NOT_DONE = ("only the leader can change this", "nothing was changed")
+"""What a replica says that surely did not do what it was asked."""
+REFUSED_BY_STORE = frozenset({"StaleFenceError", "VersionConflictError", "StoreUnavailableError"})
+"""Errors of actors' methods that surely wrote nothing."""
+CHANNEL_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class DidNotHappenError(Exception):
+    """The operation surely had no effect."""
+
+
+@frozen
+class Answer:
+    """The result of an operation, and the log position at which it took effect, if the service says so."""
+
+    result: Any
+    index: int | None = None
+
+
+@define
+class Caller:
+    """One process of a history: one operation at a time."""
+
+    recorder: Recorder
+    _process: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._process = self.recorder.process()
+
+    async def do(
+        self, function: str, key: str, argument: Any, call: Callable[[str], Awaitable[Answer]]
+    ) -> tuple[Outcome, Any]:
+        """Record one operation around `call`, which is given its token."""
+        number = self.recorder.invoke(self._process, function, key, argument)
+        try:
+            answer = await call(str(number))
+        except DidNotHappenError as error:
+            self.recorder.complete(number, Outcome.FAIL, error=str(error)[:200])
+            return Outcome.FAIL, None
+        except (CallError, grpc.aio.AioRpcError, TimeoutError) as error:
+            self.recorder.complete(number, Outcome.INFO, error=_text(error))
+            self._process = self.recorder.process()
+            return Outcome.INFO, None
+        self.recorder.complete(number, Outcome.OK, answer.result, index=answer.index)
+        return Outcome.OK, answer.result
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"[:200]
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+@define(eq=False)
+class Channels:
+    """One client end's connections to replicas."""
+
+    cluster: FaultCluster
+    source: str
+    _open: dict[str, grpc.aio.Channel] = Factory(dict)
+
+    def to(self, replica: str) -> grpc.aio.Channel:
+        """The connection to a replica, made when it is first needed."""
+        if replica not in self._open:
+            address = self.cluster.dialled(self.source, replica)
+            self._open[replica] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return self._open[replica]
+
+    async def close(self) -> None:
+        """Idempotent."""
+        while self._open:
+            await self._open.popitem()[1].close()
+
+
+# -- actors ----------------------------------------------------------------------------------------------
+
+
+async def _called(call: Awaitable[Any]) -> Answer:
+    try:
+        return Answer(await call)
+    except ActorFailedError as error:
+        if error.error_type in REFUSED_BY_STORE:
+            raise DidNotHappenError(str(error)) from None
+        raise
+    except CallError as error:
+        if error.definite:
+            raise DidNotHappenError(f"{type(error).__name__}: {error}") from None
+        raise
+
+
+@define(eq=False)
+class ActorClient:
+    """Calls actors from one client end."""
+
+    cluster: FaultCluster
+    source: str
+    router: Router = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        calls = CallSettings(timeout_ms=CALL_TIMEOUT_MS, dial=self.cluster.host_addresses(self.source))
+        addresses = ",".join(self.cluster.addresses(self.source))
+        self.router = Router(cluster=addresses, namespace=NAMESPACE, calls=calls)
+
+    async def add(self, caller: Caller, actor_id: str, amount: int) -> Outcome:
+        """Operation `add`."""
+        actor = self.router.client.actor(Tally, actor_id)
+        outcome, _ = await caller.do(
+            "add", f"counter/{actor_id}", amount, lambda token: _called(actor.add(amount, token))
+        )
+        return outcome
+
+    async def append(self, caller: Caller, actor_id: str, value: int) -> Outcome:
+        """Operation `append`."""
+        actor = self.router.client.actor(Journal, actor_id)
+        outcome, _ = await caller.do(
+            "append", f"list/{actor_id}", value, lambda token: _called(actor.append(value, token))
+        )
+        return outcome
+
+    async def read(self, caller: Caller, key: str) -> tuple[Outcome, Any]:
+        """Operation `read` of an actor's key."""
+        kind, _, actor_id = key.partition("/")
+        client = self.router.client
+
+        async def call(token: str) -> Answer:
+            try:
+                if kind == "counter":
+                    return await _called(client.actor(Tally, actor_id).read(token))
+                return await _called(client.actor(Journal, actor_id).read(token))
+            except CallError as error:  # reading has no effect
+                raise DidNotHappenError(f"{type(error).__name__}: {error}") from None
+
+        return await caller.do("read", key, None, call)
+
+
+# -- members and lookups ---------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class OperatorClient:
+    """Changes and reads members through the admin service, and looks owners up."""
+
+    channels: Channels
+    replicas: list[str]
+    _first: int = 0
+
+    async def upsert(self, caller: Caller, name: str, weight: int) -> Outcome:
+        """Operation `upsert`: at each replica, until one does it or may have done it."""
+        request = admin_pb2.MarkHostRequest(namespace=REGISTER, host=name, weight=weight)
+
+        async def call(_token: str) -> Answer:
+            last = ""
+            for step in range(len(self.replicas)):
+                number = (self._first + step) % len(self.replicas)
+                try:
+                    await self._ask(self.replicas[number], ADMIN + "MarkHost", request)
+                except grpc.aio.AioRpcError as error:
+                    last = _text(error)
+                    if not _surely_not_done(error):
+                        raise
+                    continue
+                self._first = number
+                return Answer(None)
+            raise DidNotHappenError(last)
+
+        outcome, _ = await caller.do("upsert", f"member/{name}", weight, call)
+        return outcome
+
+    async def read(self, caller: Caller, name: str, replica: str) -> Outcome:
+        """Operation `read` of a member."""
+        request = admin_pb2.ListMembersRequest(namespace=REGISTER, linearizable=True)
+
+        async def call(_token: str) -> Answer:
+            try:
+                reply = admin_pb2.ListMembersReply.FromString(await self._ask(replica, ADMIN + "ListMembers", request))
+            except grpc.aio.AioRpcError as error:
+                raise DidNotHappenError(_text(error)) from None
+            found = [member.weight for member in reply.members if member.name == name]
+            if not found:
+                raise DidNotHappenError(f"{name} is no member")
+            return Answer(found[0], reply.applied_index)
+
+        outcome, _ = await caller.do("read", f"member/{name}", None, call)
+        return outcome
+
+    async def lookup(
+        self, caller: Caller, actor_type: str, actor_id: str, replica: str, *, linearizable: bool
+    ) -> Outcome:
+        """Operation `lookup`."""
+        request = host_pb2.LookupRequest(
+            namespace=NAMESPACE, actor_type=actor_type, actor_id=actor_id, linearizable=linearizable
+        )
+
+        async def call(_token: str) -> Answer:
+            try:
+                reply = host_pb2.LookupReply.FromString(await self._ask(replica, LOOKUP, request))
+            except grpc.aio.AioRpcError as error:
+                raise DidNotHappenError(_text(error)) from None
+            result = {
+                "version": reply.version,
+                "incarnation": reply.incarnation,
+                "name": reply.name,
+                "granted": reply.granted,
+                "slot": reply.slot,
+            }
+            return Answer(result, reply.applied_index)
+
+        argument = {"linearizable": linearizable, "replica": replica}
+        outcome, _ = await caller.do("lookup", f"lookup/{actor_type}/{actor_id}", argument, call)
+        return outcome
+
+    async def create_register(self) -> None:
+        """Make the namespace of the registers. Raises grpc.aio.AioRpcError if no replica could."""
+        times = admin_pb2.HandoffTimes(tick_ms=1000, failure_timeout_ms=600_000)
+        request = admin_pb2.CreateNamespaceRequest(
+            name=REGISTER, policy=Policy.EVENTUAL.value, slot_bits=4, times=times, request_id="register"
+        )
+        for attempt in range(10 * len(self.replicas)):
+            try:
+                await self._ask(self.replicas[attempt % len(self.replicas)], ADMIN + "CreateNamespace", request)
+                return
+            except grpc.aio.AioRpcError as error:
+                last = error
+            await asyncio.sleep(0.2)
+        raise last
+
+    async def _ask(self, replica: str, method: str, request: Any) -> bytes:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channels.to(replica).unary_unary(method)
+        return await call(request.SerializeToString(), timeout=REQUEST_TIMEOUT_S)
+
+
+def _surely_not_done(error: grpc.aio.AioRpcError) -> bool:
+    text = error.details() or ""
+    return any(said in text for said in (*NOT_DONE, NEVER_CONNECTED))
+
+
+# -- hosts that only stand in the tables -----------------------------------------------------------------
+
+
+class NoSlots:
+    """A runtime without actors: what it is asked to drain is drained."""
+
+    session: Session
+
+    def granted(self, _effect: object) -> None:
+        """See `Slots`."""
+
+    def stop_admitting(self, effect: Any) -> None:
+        """See `Slots`."""
+        for span in effect.spans:
+            self.session.drained(span.actor_type, tuple(range(span.first, span.first + span.count)))
+
+    def cancel(self, _effect: object) -> None:
+        """See `Slots`."""
+
+    def ended(self, _effect: object) -> None:
+        """See `Slots`."""
+
+    def table_installed(self, _effect: object) -> None:
+        """See `Slots`."""
+
+
+async def stand_in(name: str, cluster: list[str]) -> Session:
+    """A member of the namespace of the registers, once it is one."""
+    slots = NoSlots()
+    record = NativeHostRecord(name, f"{name}:7301", ("Nothing",), process="-")
+    session = Session(cluster=cluster, namespace=REGISTER, policy=Policy.EVENTUAL, record=record, slots=slots)
+    slots.session = session
+    await session.start()
+    return session
+
+
+def watch_request(namespace: str) -> host_pb2.WatchRequest:
+    """For a watch that knows nothing yet."""
+    return host_pb2.WatchRequest(namespace=namespace, protocol_version=convert.PROTOCOL_VERSION)

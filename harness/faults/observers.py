@@ -1,0 +1,225 @@
+"""What a run writes down beside its operations: tables, replicas' states, sidecars' orders, hosts' traces, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from attrs import define, field
+
+from callboard.host.app import WATCH
+from callboard.protos.generated import host_pb2
+from harness.faults.clients import CHANNEL_OPTIONS, watch_request
+from harness.faults.cluster import SIDECARS, FaultCluster, Replica
+from harness.faults.history import LINE_BYTES_MAX, Recorder
+from harness.sidecars.checks import WireChecks
+from harness.sidecars.events import SidecarSpec
+from harness.sidecars.tables import Order
+
+AGAIN_S = 0.3
+POLL_S = 0.5
+POLL_TIMEOUT_S = 1.5
+LOG_LINES_MAX = 50
+BAD_LINE = re.compile(r"\[(error|critical|exception)|Traceback|\berror\b.*\bunexpected\b|AssertionError", re.IGNORECASE)
+
+
+async def watch_tables(address: str, namespace: str, install: Any) -> None:
+    """Follow the tables at one address for ever; `install(connection, update)` is called with each change."""
+    connection = 0
+    while True:
+        connection += 1
+        with suppress(grpc.aio.AioRpcError):
+            async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                call: grpc.aio.UnaryStreamCall[Any, Any] = channel.unary_stream(
+                    WATCH,
+                    request_serializer=host_pb2.WatchRequest.SerializeToString,
+                    response_deserializer=host_pb2.WatchUpdate.FromString,
+                )(watch_request(namespace))
+                while isinstance(update := await call.read(), host_pb2.WatchUpdate):
+                    if update.HasField("table"):
+                        install(connection, update.table)
+        await asyncio.sleep(AGAIN_S)
+
+
+@define(eq=False)
+class Observers:
+    """All of them. `start`, then `stop`."""
+
+    cluster: FaultCluster
+    recorder: Recorder
+    leaders: set[str] = field(factory=set)
+    epochs: set[int] = field(factory=set)
+    versions: dict[str, int] = field(factory=dict)
+    _tasks: list[asyncio.Task[None]] = field(factory=list)
+
+    def start(self, namespaces: list[str]) -> None:
+        """Observe until `stop`."""
+        for replica in self.cluster.replicas.values():
+            self._begin(self._poll(replica))
+            for namespace in namespaces:
+                self._begin(watch_tables(replica.process.address, namespace, self._committed(namespace, replica.name)))
+        for source in self.cluster.clients():
+            address = self.cluster.addresses(source)[0]
+            for namespace in namespaces:
+                self._begin(watch_tables(address, namespace, self._installed(namespace, f"watch-{source}")))
+
+    def _begin(self, work: Any) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def stop(self) -> None:
+        """Idempotent. Raises what an observer died of."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    def _committed(self, namespace: str, replica: str) -> Any:
+        def note(_connection: int, table: host_pb2.TableDelta) -> None:
+            self.versions[namespace] = max(self.versions.get(namespace, 0), table.to_version)
+            self.recorder.note(
+                "committed",
+                namespace=namespace,
+                replica=replica,
+                version=table.to_version,
+                from_version=table.from_version,
+                digest=table.digest.hex(),
+            )
+
+        return note
+
+    def _installed(self, namespace: str, host: str) -> Any:
+        def note(connection: int, table: host_pb2.TableDelta) -> None:
+            self.recorder.note(
+                "table",
+                namespace=namespace,
+                host=host,
+                incarnation=connection,
+                version=table.to_version,
+                digest=table.digest.hex(),
+            )
+
+        return note
+
+    async def _poll(self, replica: Replica) -> None:
+        while True:
+            if not replica.alive:
+                self.recorder.note("replica", replica=replica.name, alive=False)
+            else:
+                with suppress(grpc.aio.AioRpcError, TimeoutError):
+                    async with asyncio.timeout(POLL_TIMEOUT_S):
+                        status = await replica.process.status()
+                    self._polled(replica.name, status)
+            await asyncio.sleep(POLL_S)
+
+    def _polled(self, name: str, status: Any) -> None:
+        if status.in_office:
+            self.leaders.add(name)
+            self.epochs.add(status.epoch)
+        self.recorder.note(
+            "replica",
+            replica=name,
+            alive=True,
+            leader=status.leader,
+            term=status.term,
+            epoch=status.epoch,
+            in_office=status.in_office,
+            generation=status.generation,
+            applied_index=status.applied_index,
+            state_digest=status.state_digest,
+            peers_connected=list(status.peers_connected),
+        )
+
+
+class RecordingChecks(WireChecks):
+    """Writes the orders of simulated sidecars down, and the tables that they bring."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._versions: dict[str, int] = {}
+
+    def saw(self, spec: SidecarSpec, attempt: int, order: Order) -> None:
+        """See `WireChecks`."""
+        known = len(self.violations)
+        super().saw(spec, attempt, order)
+        for violation in self.violations[known:]:
+            self._recorder.note("wire", violation=violation)
+        self._recorder.note(
+            "order",
+            namespace=SIDECARS,
+            sidecar=spec.name,
+            attempt=attempt,
+            operation=order.operation,
+            version=order.version,
+        )
+        if order.operation == "update" and order.tables is not None and self._versions.get(spec.name) != order.version:
+            self._versions[spec.name] = order.version
+            self._recorder.note(
+                "table",
+                namespace=SIDECARS,
+                host=spec.name,
+                incarnation=1,
+                version=order.version,
+                digest=order.tables.digest,
+            )
+
+
+# -- after the run ---------------------------------------------------------------------------------------
+
+
+def collect(cluster: FaultCluster, recorder: Recorder) -> None:
+    """Append what host processes and the store wrote themselves, in the order of time."""
+    lines = [line for host in cluster.hosts.values() for line in trace_lines(host.trace_path)]
+    for line in sorted(lines, key=lambda line: int(line["at_ns"])):
+        recorder.note(str(line.pop("kind")), **line)
+    store = cluster.directory / "state.db"
+    if store.exists():
+        _collect_store(store, recorder)
+    for path in sorted(cluster.directory.glob("**/*.log")) + sorted(cluster.directory.glob("**/log.txt")):
+        for bad in _bad_lines(path):
+            recorder.note("log", process=path.stem if path.suffix == ".log" else path.parent.name, line=bad)
+
+
+def trace_lines(path: Path) -> list[dict[str, Any]]:
+    """A host's trace, without a torn last line. (A torn line in the middle is what a kill left before a restart.)"""
+    lines = []
+    if path.exists():
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                if len(line) < LINE_BYTES_MAX:
+                    lines.append(json.loads(line))
+    return lines
+
+
+def _collect_store(store: Path, recorder: Recorder) -> None:
+    columns = "at_ns, actor, fence, accepted, kind, token, host, incarnation"
+    with closing(sqlite3.connect(store)) as connection:
+        for at_ns, actor, fence, accepted, kind, token, host, incarnation in connection.execute(
+            f"SELECT {columns} FROM access ORDER BY number"  # noqa: S608
+        ):
+            recorder.note(
+                "store",
+                at_ns=at_ns,
+                actor=actor,
+                fence=fence,
+                accepted=bool(accepted),
+                host=host,
+                incarnation=incarnation,
+                access=kind,
+            )
+            if kind == "save" and accepted:
+                recorder.note("effect", at_ns=at_ns, actor=actor, token=token, host=host, fence=fence)
+
+
+def _bad_lines(path: Path) -> list[str]:
+    found = [line for line in path.read_text(errors="replace").splitlines() if BAD_LINE.search(line)]
+    return [line[:500] for line in found[:LOG_LINES_MAX]]
