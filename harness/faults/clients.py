@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
-from attrs import Factory, define, field, frozen
+from attrs import Factory, asdict, define, field, frozen
 
-from callboard.core.slot_records import NativeHostRecord
+from callboard.core.slot_records import HandoffSettings, NativeHostRecord
 from callboard.core.versions import Policy
 from callboard.host import ActorFailedError, CallError, CallSettings, Router
 from callboard.host.client import NEVER_CONNECTED
@@ -240,11 +240,11 @@ class OperatorClient:
         outcome, _ = await caller.do("lookup", f"lookup/{actor_type}/{actor_id}", argument, call)
         return outcome
 
-    async def create_register(self) -> None:
-        """Make the namespace of the registers. Raises grpc.aio.AioRpcError if no replica could."""
-        times = admin_pb2.HandoffTimes(tick_ms=1000, failure_timeout_ms=600_000)
+    async def create_namespace(self, name: str, policy: Policy, slot_bits: int, times: HandoffSettings) -> None:
+        """Make a native namespace. Raises grpc.aio.AioRpcError if no replica could."""
+        wanted = {field: value for field, value in asdict(times).items() if isinstance(value, int)}
         request = admin_pb2.CreateNamespaceRequest(
-            name=REGISTER, policy=Policy.EVENTUAL.value, slot_bits=4, times=times, request_id="register"
+            name=name, policy=policy.value, slot_bits=slot_bits, times=admin_pb2.HandoffTimes(**wanted)
         )
         for attempt in range(10 * len(self.replicas)):
             try:
@@ -288,6 +288,9 @@ class NoSlots:
         """See `Slots`."""
 
     def table_installed(self, _effect: object) -> None:
+        """See `Slots`."""
+
+    def lease_renewed(self) -> None:
         """See `Slots`."""
 
 

@@ -388,13 +388,22 @@ class FaultCluster:
     def store_locked(self) -> Iterator[None]:
         """Hold the write lock of the actors' store, so that a host that is frozen meanwhile does not hold it: its lock
         would stop everybody who shares the file. (That is SQLite's limit, not the placement's.)"""
-        path = self.directory / "state.db"
-        with closing(sqlite3.connect(path, timeout=STORE_LOCK_DEADLINE_S, isolation_level=None)) as connection:
+
+        with closing(self._store_connection()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
             finally:
                 connection.execute("ROLLBACK")
+
+    def _store_connection(self) -> sqlite3.Connection:
+        # Taken and given back by different threads.
+        return sqlite3.connect(
+            self.directory / "state.db",
+            timeout=STORE_LOCK_DEADLINE_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
 
     def remove_data(self, name: str) -> Path:
         """Move a replica's directory away; returns where it is now."""

@@ -193,7 +193,6 @@ class Members(Base):
     async def start(self) -> None:
         """See `Workload`."""
         self._channels, self.operators = operators(self.cluster)
-        await self.operators[0].create_register()
         for place in range(MEMBERS):
             self._renewing[place] = asyncio.Lock()
             await self._key(place)

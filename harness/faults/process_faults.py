@@ -1,0 +1,398 @@
+"""Faults of processes: killed, frozen, restarted, in crash loops; hosts that come and go; lost and damaged disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import Factory, define
+
+from harness.faults.cluster import Replica
+from harness.faults.nemeses import FaultSpec, World, kind, number
+from harness.processes import ProcessError, wait_until
+
+JOURNAL = "journal"
+FRAME_START = b"\xc5JF1"
+REFUSED_DEADLINE_S = 20.0
+CRASH_PAUSE_S = 1.2
+
+
+async def pick(spec: FaultSpec, world: World) -> list[str]:
+    """Processes that run and that no other fault has."""
+    if spec.kind.startswith("host"):
+        found = world.pick_hosts(spec.target or "one")
+    else:
+        found = await world.pick_replicas(spec.target or ("all" if spec.kind == "rolling_restart" else "one"))
+    free = [name for name in found if name not in world.busy and world.process(name).alive]
+    world.busy.update(free)
+    return free
+
+
+@define(eq=False)
+class OnProcesses:
+    """What faults of processes share."""
+
+    spec: FaultSpec
+    names: list[str] = Factory(list)
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        self.names = await pick(self.spec, world)
+        return ",".join(self.names)
+
+    async def start_again(self, world: World) -> None:
+        """Start what does not run, and let others have it."""
+        for name in self.names:
+            process = world.process(name)
+            if not process.alive:
+                process.start()
+                world.note_process(name, "started")
+        world.busy.difference_update(self.names)
+
+
+@kind("kill", "host_kill")
+@define(eq=False)
+class Kill(OnProcesses):
+    """SIGKILL; started again at the end."""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        for name in self.names:
+            world.note_process(name, "killed")
+        await asyncio.gather(*(world.process(name).kill() for name in self.names))
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        gone = [name for name in self.names if not world.process(name).alive]
+        return f"{len(gone)} processes are gone" if gone == self.names else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+@kind("pause", "host_pause")
+@define(eq=False)
+class Pause(OnProcesses):
+    """SIGSTOP; SIGCONT at the end."""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        for name in self.names:
+            process = world.process(name)
+            if isinstance(process, Replica):
+                await process.suspend()
+            else:
+                await self._suspend_host(world, name)
+            world.note_process(name, "stopped")
+
+    async def _suspend_host(self, world: World, name: str) -> None:
+        """Frozen while it does not hold the store's lock. The lock is taken in a thread of its own, with patience."""
+        lock = world.cluster.store_locked()
+        await asyncio.to_thread(lock.__enter__)
+        try:
+            await world.process(name).suspend()
+        finally:
+            await asyncio.to_thread(lock.__exit__, None, None, None)
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        stopped = [name for name in self.names if world.process(name).kernel_state() == "T"]
+        return f"{len(stopped)} processes in state T" if stopped == self.names else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        for name in self.names:
+            world.process(name).resume()
+            world.note_process(name, "continued")
+        world.busy.difference_update(self.names)
+
+
+@kind("rolling_restart")
+@define(eq=False)
+class RollingRestart(OnProcesses):
+    """SIGTERM and a start, one replica after the other, each when the one before is ready again."""
+
+    _work: asyncio.Task[None] | None = None
+    _done: int = 0
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        self._work = asyncio.ensure_future(self._restart(world))
+
+    async def _restart(self, world: World) -> None:
+        for name in self.names:
+            replica = world.cluster.replicas[name]
+            world.note_process(name, "leaving")
+            await replica.terminate()
+            replica.start()
+            world.note_process(name, "started")
+            self._done += 1
+            await wait_until(replica.process.ready, deadline_s=90, what=f"{name} is ready again")
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+        assert self._work is not None
+        await wait_until(self._one_done, deadline_s=60, what="the first restart")
+        return f"{self._done} of {len(self.names)} replicas restarted so far"
+
+    async def _one_done(self) -> bool:
+        assert self._work is not None
+        return self._done > 0 or self._work.done()
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._work is not None:
+            # In a partition nobody gets ready; then the rest of the restarts is not to be waited for.
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+        await self.start_again(world)
+
+
+@kind("crash_loop", "host_crash_loop")
+@define(eq=False)
+class CrashLoop(OnProcesses):
+    """Killed again soon after each start."""
+
+    _work: asyncio.Task[None] | None = None
+    _crashes: int = 0
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        self._work = asyncio.ensure_future(self._crash(world))
+
+    async def _crash(self, world: World) -> None:
+        while True:
+            for name in self.names:
+                process = world.process(name)
+                await process.kill()
+                world.note_process(name, "killed")
+                process.start()
+                world.note_process(name, "started")
+            self._crashes += 1
+            await asyncio.sleep(CRASH_PAUSE_S * world.random.uniform(0.3, 2.5))
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+
+        async def twice() -> bool:
+            return self._crashes >= 2
+
+        await wait_until(twice, deadline_s=30, what="two crashes")
+        return f"{self._crashes} crashes so far"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+        await self.start_again(world)
+
+
+@kind("host_restart")
+@define(eq=False)
+class HostRestart(OnProcesses):
+    """A host leaves in order and comes back under the same name and address at once."""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        for name in self.names:
+            world.note_process(name, "leaving")
+            await world.cluster.hosts[name].terminate()
+            world.process(name).start()
+            world.note_process(name, "started")
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+        return f"{len(self.names)} hosts left and came back" if self.names else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+@kind("storm")
+@define(eq=False)
+class Storm:
+    """Spare hosts join and leave, in order or by SIGKILL, all the time."""
+
+    spec: FaultSpec
+    _work: asyncio.Task[None] | None = None
+    _steps: int = 0
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        return ",".join(host.name for host in world.cluster.spare_hosts())
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        self._work = asyncio.ensure_future(self._blow(world))
+
+    async def _blow(self, world: World) -> None:
+        while True:
+            host = world.random.choice(world.cluster.spare_hosts())
+            if not host.alive:
+                host.start()
+                world.note_process(host.name, "started")
+            elif world.random.random() < 0.5:
+                await host.kill()
+                world.note_process(host.name, "killed")
+            else:
+                with suppress(ProcessError):
+                    os.kill(host.pid, signal.SIGTERM)
+                    world.note_process(host.name, "leaving")
+            self._steps += 1
+            await asyncio.sleep(number(self.spec, "pause_ms", 1500) / 1000 * world.random.uniform(0.3, 1.7))
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+
+        async def some() -> bool:
+            return self._steps >= 2
+
+        await wait_until(some, deadline_s=30, what="two steps of the storm")
+        return f"{self._steps} joins and leaves so far"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+        for host in world.cluster.spare_hosts():
+            if host.alive:
+                await host.kill()
+                world.note_process(host.name, "killed")
+
+
+# -- disks -----------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class OnDisk(OnProcesses):
+    """What faults of a replica's disk share. The replica is down while its files are touched."""
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        await OnProcesses.resolve(self, world)
+        if world.cluster.settings.engine != "pysyncobj":
+            world.busy.difference_update(self.names)
+            self.names = []
+        return ",".join(self.names)
+
+    async def _killed(self, world: World) -> Replica:
+        replica = world.cluster.replicas[self.names[0]]
+        await replica.kill()
+        world.note_process(replica.name, "killed")
+        return replica
+
+    def _journal(self, world: World) -> Path:
+        return world.cluster.replicas[self.names[0]].process.data_dir / JOURNAL
+
+
+@kind("torn_tail")
+@define(eq=False)
+class TornTail(OnDisk):
+    """The journal ends in half a frame, as a crash in the middle of a write leaves it: it must be cut, and no more."""
+
+    _torn_at: int = 0
+    _size: int = 0
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        journal = self._journal(world)
+        data = journal.read_bytes()
+        frame = data[data.rfind(FRAME_START) :]
+        self._torn_at = len(data)
+        # The beginning of a frame like the last one: whole sectors of it were never written.
+        torn = frame[: max(3, len(frame) // 2)] if len(frame) < 40 else frame[:4] + bytes(1200)
+        journal.write_bytes(data + torn)
+        self._size = len(data) + len(torn)
+        replica.start()
+        world.note_process(replica.name, "started")
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        replica, journal = world.cluster.replicas[self.names[0]], self._journal(world)
+
+        async def cut() -> bool:
+            if not replica.alive:
+                raise ProcessError(f"{replica.name} does not start on a torn tail\n{replica.process.log_tail()}")
+            return b"\0" * 1200 not in journal.read_bytes()
+
+        await wait_until(cut, deadline_s=60, what="the torn tail is cut")
+        return f"{self._size - self._torn_at} torn bytes were cut at byte {self._torn_at}"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+@kind("corrupt_byte")
+@define(eq=False)
+class CorruptByte(OnDisk):
+    """One synced byte of the journal changes: the replica must refuse to start with it. Healed from a copy."""
+
+    _kept: bytes = b""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        journal = self._journal(world)
+        self._kept = journal.read_bytes()
+        # In front of the last frame: what is there was synced for certain.
+        at = world.random.randrange(max(1, self._kept.rfind(FRAME_START)))
+        damaged = bytearray(self._kept)
+        damaged[at] ^= 0x10
+        journal.write_bytes(damaged)
+        replica.start()
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        replica = world.cluster.replicas[self.names[0]]
+        code = await replica.process.wait_exit(deadline_s=REFUSED_DEADLINE_S)
+        said = "damaged" in replica.process.log_tail()
+        return f"refused to start, exit code {code}: the journal is damaged" if code != 0 and said else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._kept:
+            await world.cluster.replicas[self.names[0]].kill()
+            self._journal(world).write_bytes(self._kept)
+        await self.start_again(world)
+
+
+@kind("wiped_disk")
+@define(eq=False)
+class WipedDisk(OnDisk):
+    """A replica comes back with an empty directory: it must not take part. Healed by giving the directory back."""
+
+    _kept: Path | None = None
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        self._kept = world.cluster.remove_data(replica.name)
+        replica.start()
+        world.note_process(replica.name, "started")
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`. Others that are up see it, and do not count it in; it never gets ready."""
+        replica = world.cluster.replicas[self.names[0]]
+        until = asyncio.get_running_loop().time() + min(4.0, self.spec.duration_s)
+        while asyncio.get_running_loop().time() < until:
+            if replica.alive and await replica.process.ready():
+                return ""
+            await asyncio.sleep(0.3)
+        return "it does not get ready with an empty directory"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._kept is not None:
+            await world.cluster.replicas[self.names[0]].kill()
+            world.cluster.restore_data(self.names[0], self._kept)
+            self._kept = None
+        await self.start_again(world)

@@ -1,0 +1,397 @@
+"""One run: a cluster under a workload, faults by a schedule, everything healed, and a verdict.
+
+The history is on disk before anything is checked, so a saved run can be checked again. A run that finds nothing must
+also show that it looked: each kind of operation succeeded in each phase, every fault bit, actors moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, asdict, define, evolve, frozen
+
+from callboard.core.versions import Policy
+from harness.faults.cluster import (
+    ELECTION_MS,
+    NAMESPACE,
+    REGISTER,
+    REGISTER_TIMES,
+    SIDECARS,
+    ClusterSettings,
+    FaultCluster,
+)
+from harness.faults.history import History, Outcome, Phase, Recorder, read_history
+from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World
+from harness.faults.observers import Observers, collect
+from harness.faults.schedules import Schedule
+from harness.faults.verdicts import judge
+from harness.faults.workloads import Workloads, operators
+from harness.processes import REPOSITORY, ProcessError, wait_until
+
+ALL_WORKLOADS = ("actors", "members", "lookups", "sidecars")
+BEFORE_S = 6.0
+AFTER_S = 6.0
+BIT_DEADLINE_S = 75.0
+SETTLE_DEADLINE_S = 120.0
+JOIN_DEADLINE_S = 60.0
+FIRST_DEADLINE_S = 60.0
+Say = Callable[[str], None]
+
+
+@frozen
+class RunSettings:
+    """What a run is made of, besides its schedule."""
+
+    directory: Path
+    workloads: tuple[str, ...] = ALL_WORKLOADS
+    cluster: ClusterSettings = Factory(ClusterSettings)
+    before_s: float = BEFORE_S
+    after_s: float = AFTER_S
+
+
+@define
+class FaultReport:
+    """What became of one fault."""
+
+    spec: FaultSpec
+    target: str = ""
+    proof: str = ""
+    problem: str = ""
+
+
+@define
+class RunReport:
+    """The verdict on one run. `results` are of the checkers; `gates` say what the run failed to exercise."""
+
+    schedule: Schedule
+    directory: Path
+    results: list[dict[str, Any]] = Factory(list)
+    gates: list[str] = Factory(list)
+    failures: list[str] = Factory(list)
+    """What did not come back after the heal, or broke the run itself."""
+    faults: list[FaultReport] = Factory(list)
+    figures: dict[str, Any] = Factory(dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found, and everything was looked at."""
+        bad = [result for result in self.results if result["verdict"] != "valid"]
+        return not bad and not self.gates and not self.failures and bool(self.results)
+
+    def as_json(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "passed": self.passed,
+            "schedule": self.schedule.as_json(),
+            "results": self.results,
+            "gates": self.gates,
+            "failures": self.failures,
+            "faults": [
+                {**report.spec.as_json(), "hit": report.target, "proof": report.proof, "problem": report.problem}
+                for report in self.faults
+            ],
+            "figures": self.figures,
+        }
+
+
+async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
+    """One whole run. Leaves history.jsonl, results.json, schedule.json and logs in its directory."""
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    report = RunReport(schedule, settings.directory)
+    schedule.save(settings.directory / "schedule.json")
+    path = settings.directory / "history.jsonl"
+    begun = time.monotonic()
+    with Recorder(path) as recorder:
+        _write_settings(recorder, settings, schedule)
+        try:
+            await _Run(settings, schedule, recorder, report, say).go()
+        except (TimeoutError, ProcessError, RuntimeError) as error:
+            notes = " ".join(getattr(error, "__notes__", ()))
+            report.failures.append(f"the run could not be finished: {type(error).__name__}: {error} {notes}"[:2000])
+    report.figures["wall_s"] = round(time.monotonic() - begun, 1)
+    say("checking the history")
+    history = read_history(path)
+    report.results = [_result_as_json(result) for result in judge(history)]
+    report.figures |= figures_of(history)
+    if not report.failures:
+        report.gates += gates_of(history, report.faults, settings.workloads)
+    (settings.directory / "results.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return report
+
+
+def _result_as_json(result: Any) -> dict[str, Any]:
+    return {
+        "checker": result.checker,
+        "verdict": result.verdict.value,
+        "explanation": list(result.explanation),
+        "figures": dict(result.figures),
+    }
+
+
+def _write_settings(recorder: Recorder, settings: RunSettings, schedule: Schedule) -> None:
+    cluster = settings.cluster
+    barrier = {
+        "policy": Policy.BARRIER.value,
+        "disseminate_timeout_ms": cluster.disseminate_timeout_ms,
+        "coalesce_ms": 0,
+        "member_grace_ms": cluster.member_grace_ms,
+    }
+    recorder.settings(
+        format=1,
+        seed=schedule.seed,
+        engine=cluster.engine,
+        policy=cluster.policy.value,
+        replicas=cluster.replicas,
+        hosts=cluster.hosts,
+        duration_s=schedule.duration_s,
+        workloads=list(settings.workloads),
+        schedule=[fault.as_json() for fault in schedule.faults],
+        commit=commit(),
+        election_ms=ELECTION_MS,
+        namespaces={
+            NAMESPACE: {"policy": cluster.policy.value, "slot_bits": cluster.slot_bits, **asdict(cluster.times)},
+            REGISTER: {"policy": Policy.EVENTUAL.value, "slot_bits": 4, **asdict(REGISTER_TIMES)},
+            SIDECARS: barrier,
+        },
+    )
+
+
+def commit() -> str:
+    """Of the working tree, as far as git knows."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+@define(eq=False)
+class _Run:
+    settings: RunSettings
+    schedule: Schedule
+    recorder: Recorder
+    report: RunReport
+    say: Say
+
+    async def go(self) -> None:
+        """From the first process to the last line of the history."""
+        cluster = FaultCluster(self.settings.directory, self.settings.cluster)
+        async with cluster:
+            self.report.figures["toxiproxy"] = await cluster.network.version()
+            world = World(cluster, self.recorder, random.Random(f"targets/{self.schedule.seed}"))
+            workloads = Workloads.of(self.settings.workloads, cluster, self.recorder, self.schedule.seed)
+            observers = Observers(cluster, self.recorder)
+            try:
+                await self._phases(cluster, world, workloads, observers)
+            finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(10):
+                        await observers.stop()
+                for host in cluster.hosts.values():
+                    await host.kill()
+                collect(cluster, self.recorder)
+
+    async def _phases(self, cluster: FaultCluster, world: World, workloads: Workloads, observers: Observers) -> None:
+        await self._create_namespaces(cluster)
+        observers.start([NAMESPACE, REGISTER])
+        if "actors" in self.settings.workloads or "lookups" in self.settings.workloads:
+            await self._start_hosts(cluster, world)
+        await workloads.start()
+        self.say("running without faults")
+        self.recorder.enter(Phase.BEFORE)
+        await self._run_for(self.settings.before_s, workloads)
+        self.recorder.enter(Phase.DURING)
+        await self._faults(world, workloads)
+        self.say("healing")
+        await cluster.heal()
+        await cluster.wait_ready()
+        self.recorder.note("healed")
+        self.recorder.enter(Phase.AFTER)
+        await self._settle(cluster, workloads)
+        await self._run_for(self.settings.after_s, workloads)
+        self.say("reading everything once more")
+        await workloads.stop()
+        self.report.figures |= {
+            "leaders": len(observers.leaders),
+            "leader_epochs": len(observers.epochs),
+            "versions": dict(observers.versions),
+        }
+
+    async def _create_namespaces(self, cluster: FaultCluster) -> None:
+        """Before anybody joins, so that observers see every version."""
+        settings = cluster.settings
+        channels, found = operators(cluster)
+        await found[0].create_namespace(NAMESPACE, settings.policy, settings.slot_bits, settings.times)
+        await found[0].create_namespace(REGISTER, Policy.EVENTUAL, 4, REGISTER_TIMES)
+        for end in channels:
+            await end.close()
+
+    async def _start_hosts(self, cluster: FaultCluster, world: World) -> None:
+        for host in cluster.first_hosts():
+            host.start()
+            world.note_process(host.name, "started")
+        await self._wait_members(cluster)
+
+    async def _wait_members(self, cluster: FaultCluster) -> None:
+        """All first hosts are members, and nobody else."""
+        wanted = {host.name for host in cluster.first_hosts()}
+
+        async def joined() -> bool:
+            for host in cluster.first_hosts():
+                if not host.alive:
+                    raise ProcessError(f"host {host.name} ended by itself\n{host.log_tail()}")
+            with contextlib.suppress(Exception):
+                leader = await cluster.leader(deadline_s=2)
+                return {member.name for member in await leader.process.members(NAMESPACE)} == wanted
+            return False
+
+        await wait_until(joined, deadline_s=JOIN_DEADLINE_S, what=f"members {', '.join(sorted(wanted))}")
+
+    async def _run_for(self, seconds: float, workloads: Workloads) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            self._check_harness(workloads)
+
+    @staticmethod
+    def _check_harness(workloads: Workloads) -> None:
+        error = workloads.failed()
+        if error is not None:
+            raise RuntimeError(f"a workload died: {error!r}") from error
+
+    async def _settle(self, cluster: FaultCluster, workloads: Workloads) -> None:
+        """Everything works again. What does not within a generous time is a failure of the service."""
+        self.say("waiting until everything works again")
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(SETTLE_DEADLINE_S):
+                if cluster.first_hosts()[0].generation:
+                    await self._wait_members(cluster)
+                await workloads.settle()
+        except TimeoutError as error:
+            raise TimeoutError(f"after the heal not everything works again: {error or 'deadline'}") from None
+        self.report.figures["settled_after_s"] = round(time.monotonic() - begun, 2)
+        actors = workloads.by_name.get("actors")
+        self.recorder.note(
+            "settled",
+            hosts=[host.name for host in cluster.first_hosts()] if actors else [],
+            actors=actors.actors() if actors else [],
+        )
+
+    # -- faults ------------------------------------------------------------------------------------------
+
+    async def _faults(self, world: World, workloads: Workloads) -> None:
+        begun = asyncio.get_running_loop().time()
+        lanes: dict[str, list[FaultSpec]] = {}
+        for spec in self.schedule.faults:
+            lanes.setdefault(spec.lane, []).append(spec)
+        running = [asyncio.ensure_future(self._lane(specs, world, begun)) for specs in lanes.values()]
+        try:
+            await self._run_for(self.schedule.duration_s, workloads)
+            await asyncio.gather(*running)
+        finally:
+            for lane in running:
+                lane.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _lane(self, specs: Sequence[FaultSpec], world: World, begun: float) -> None:
+        for spec in specs:
+            await asyncio.sleep(max(0.0, begun + spec.at_s - asyncio.get_running_loop().time()))
+            await self._fault(spec, world)
+
+    async def _fault(self, spec: FaultSpec, world: World) -> None:
+        nemesis, report = KINDS[spec.kind](spec), FaultReport(spec)
+        self.report.faults.append(report)
+        report.target = await nemesis.resolve(world)
+        if not report.target:
+            report.problem = "nobody was there to be hit"
+            return
+        number = self.recorder.fault_begins(spec.kind, report.target, **spec.parameters)
+        self.say(f"{spec.kind}: {report.target}")
+        begun = asyncio.get_running_loop().time()
+        try:
+            await nemesis.inject(world)
+            report.proof = await self._proof(nemesis, world, report)
+            if report.proof:
+                self.recorder.fault_bit(number, report.proof)
+            await asyncio.sleep(max(0.0, begun + spec.duration_s - asyncio.get_running_loop().time()))
+        finally:
+            await nemesis.heal(world)
+            self.recorder.fault_ends(number)
+            self.say(f"{spec.kind} is over")
+
+    @staticmethod
+    async def _proof(nemesis: Nemesis, world: World, report: FaultReport) -> str:
+        try:
+            async with asyncio.timeout(BIT_DEADLINE_S):
+                return await nemesis.bit(world)
+        except (TimeoutError, ProcessError) as error:
+            report.problem = str(error)[:500]
+            return ""
+
+
+# -- what a run looked at --------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "actors": (("add", "counter/"), ("append", "list/"), ("read", "counter/"), ("read", "list/")),
+    "members": (("upsert", "member/"), ("read", "member/")),
+    "lookups": (("lookup", "lookup/"),),
+    "sidecars": (),
+}
+
+
+def gates_of(history: History, faults: Iterable[FaultReport], workloads: Iterable[str]) -> list[str]:
+    """What the run did not exercise; empty for one that counts."""
+    succeeded = Counter(
+        (operation.function, operation.key.partition("/")[0] + "/", operation.phase)
+        for operation in history.operations
+        if operation.outcome is Outcome.OK
+    )
+    gates = [
+        f"no {function} of {prefix}... succeeded in phase {phase.value}"
+        for workload in workloads
+        for function, prefix in FUNCTIONS[workload]
+        for phase in Phase
+        if not succeeded[function, prefix, phase]
+    ]
+    gates += [
+        f"no proof that {fault.spec.kind} at {fault.spec.at_s} s bit: {fault.problem or 'it did not'}"
+        for fault in faults
+        if not fault.proof and not fault.problem.startswith("nobody")
+    ]
+    if history.torn:
+        gates.append("the history's last line is torn")
+    return gates
+
+
+def figures_of(history: History) -> dict[str, Any]:
+    """Counts of what was done and seen."""
+    outcomes = Counter(
+        f"{operation.function} {operation.key.partition('/')[0]} {operation.outcome.value}"
+        for operation in history.operations
+    )
+    notes = Counter(note.kind for note in history.notes)
+    stale = sum(not note.fields["accepted"] for note in history.notes_of("store"))
+    return {"operations": dict(sorted(outcomes.items())), "notes": dict(sorted(notes.items())), "stale_refused": stale}
+
+
+def cluster_settings(options: dict[str, Any]) -> ClusterSettings:
+    """From options of the command line, or of a stored schedule."""
+    settings = ClusterSettings(
+        engine=str(options.get("engine", "pysyncobj")),
+        replicas=int(options.get("replicas", 3)),
+        hosts=int(options.get("hosts", 3)),
+        policy=Policy(options.get("policy", Policy.EXCLUSIVE.value)),
+    )
+    return evolve(settings, replicas=1) if settings.engine == "memory" else settings

@@ -1,0 +1,179 @@
+"""Schedules: lists of faults, drawn from a seed or read from a file. A stored schedule replays a run's faults."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from harness.faults import network_faults, process_faults
+from harness.faults.nemeses import KINDS, FaultSpec, ScheduleError, Value, spec_of
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "partition": network_faults.PARTITIONS,
+    "slow": ("latency", "jitter", "bandwidth", "slicing"),
+    "reset": ("resets", "torn_frames"),
+    "kill": ("kill", "crash_loop"),
+    "pause": ("pause",),
+    "restart": ("rolling_restart",),
+    "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop"),
+    "storm": ("storm",),
+    "disk": ("torn_tail", "corrupt_byte", "wiped_disk"),
+}
+"""What `--fault` may name besides single kinds."""
+LANES: dict[str, tuple[str, ...]] = {
+    "network": ("partition", "partition", "slow", "reset"),
+    "replicas": ("kill", "kill", "pause", "restart", "disk"),
+    "hosts": ("host", "host", "storm"),
+}
+"""Groups by lane; more often named is more often drawn."""
+LEASE_S = 2.5
+ELECTION_S = 3.0
+_CUT_OFF = ("leader", "leader", "one", "follower", "minority")
+_AROUND = ("raft", "leader", "host")
+_ANY = ("one", "follower", "leader")
+TARGETS: dict[str, tuple[str, ...]] = {
+    "partition_replicas": _CUT_OFF,
+    "partition_from_everybody": _CUT_OFF,
+    "one_way": ("leader", "follower"),
+    "latency": ("network", *_AROUND),
+    "jitter": ("network", *_AROUND),
+    "bandwidth": _AROUND,
+    "slicing": _AROUND,
+    "resets": _AROUND,
+    "torn_frames": _AROUND,
+    "kill": ("leader", "leader", "one", "follower", "majority", "all"),
+    "pause": ("leader", "leader", "one", "majority", "all"),
+    "crash_loop": _ANY,
+    "torn_tail": _ANY,
+    "corrupt_byte": _ANY,
+    "wiped_disk": _ANY,
+    "rolling_restart": ("all",),
+    "host_kill": ("one", "one", "all"),
+    "host_pause": ("one", "one", "all"),
+}
+PARAMETERS: dict[str, dict[str, tuple[Value, ...]]] = {
+    "one_way": {"way": ("in", "out")},
+    "host_one_way": {"way": ("in", "out")},
+    "latency": {"ms": (20, 60, 150, 400)},
+    "jitter": {"ms": (20, 60, 150, 400)},
+    "bandwidth": {"kilobytes_per_s": (4, 16, 64)},
+}
+SHORTEST_S = {
+    "crash_loop": 6.0,
+    "torn_tail": 6.0,
+    "corrupt_byte": 6.0,
+    "wiped_disk": 6.0,
+    "rolling_restart": 18.0,
+    "storm": 8.0,
+    "latency": 5.0,
+    "jitter": 5.0,
+    "bandwidth": 5.0,
+    "slicing": 5.0,
+    "resets": 5.0,
+    "torn_frames": 5.0,
+}
+
+
+@frozen
+class Schedule:
+    """`seed` decides what is drawn while the faults happen (whom "one" hits, delays)."""
+
+    seed: int
+    duration_s: float
+    faults: tuple[FaultSpec, ...]
+    name: str = ""
+    settings: dict[str, Any] = field(factory=dict)
+    """Options of the run that the faults need: replicas, hosts, engine, policy, workloads."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For files."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "duration_s": self.duration_s,
+            "settings": self.settings,
+            "faults": [fault.as_json() for fault in self.faults],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it to a file that `load` reads."""
+        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+
+
+def load(path: Path) -> Schedule:
+    """A stored schedule. Raises ScheduleError."""
+    try:
+        content = json.loads(path.read_text())
+        faults = [spec_of(entry, place) for place, entry in enumerate(content["faults"], start=1)]
+        return Schedule(
+            int(content["seed"]),
+            float(content["duration_s"]),
+            tuple(faults),
+            str(content.get("name", path.stem)),
+            dict(content.get("settings", {})),
+        )
+    except OSError as error:
+        raise ScheduleError(f"{path}: {error.strerror}") from None
+    except ScheduleError as error:
+        raise ScheduleError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScheduleError(f"{path} is no schedule: {error!r}") from None
+
+
+def kinds_of(names: Iterable[str]) -> list[str]:
+    """Kinds by names of kinds and groups. Raises ScheduleError."""
+    found: list[str] = []
+    for name in names:
+        if name not in GROUPS and name not in KINDS:
+            known = ", ".join([*GROUPS, *sorted(KINDS)])
+            raise ScheduleError(f"fault {name!r} is none of {known}")
+        found += GROUPS.get(name, (name,))
+    return found
+
+
+def lane_of(kind: str) -> str:
+    """The lane in which a kind is drawn."""
+    for lane, groups in LANES.items():
+        if any(kind in GROUPS[group] for group in groups):
+            return lane
+    raise ScheduleError(f"fault {kind!r} belongs to no lane")
+
+
+def draw(seed: int, duration_s: float, *, allowed: Sequence[str] = (), settings: dict[str, Any]) -> Schedule:
+    """A schedule from a seed. `allowed`: kinds or groups; none for all. Raises ScheduleError."""
+    drawn = random.Random(f"schedule/{seed}")
+    kinds = kinds_of(allowed) if allowed else []
+    faults: list[FaultSpec] = []
+    for lane, groups in LANES.items():
+        choices = [kind for kind in kinds if lane_of(kind) == lane]
+        if kinds and not choices:
+            continue
+        at_s = drawn.uniform(0.5, 4.0)
+        while at_s < duration_s - 4:
+            kind = drawn.choice(choices or GROUPS[drawn.choice(groups)])
+            longest_s = duration_s - at_s
+            fault = _draw_one(drawn, kind, lane, round(at_s, 1), longest_s)
+            faults.append(fault)
+            at_s += fault.duration_s + drawn.uniform(2.5, 7.0)
+    faults.sort(key=lambda fault: fault.at_s)
+    return Schedule(seed, duration_s, tuple(faults), f"seed-{seed}", settings)
+
+
+def _draw_one(drawn: random.Random, kind: str, lane: str, at_s: float, longest_s: float) -> FaultSpec:
+    # Shorter and longer than a lease, and than an election.
+    duration_s = drawn.choice((1.2, LEASE_S, 1.5 * ELECTION_S, 3 * LEASE_S, 12.0))
+    duration_s = max(duration_s, SHORTEST_S.get(kind, 1.2))
+    target = drawn.choice(TARGETS.get(kind, ("",)))
+    parameters: dict[str, Value] = {name: drawn.choice(values) for name, values in PARAMETERS.get(kind, {}).items()}
+    if kind in network_faults.PARTITIONS:
+        parameters["style"] = drawn.choice(network_faults.STYLES)
+        duration_s = max(duration_s, LEASE_S)
+    return FaultSpec(kind, at_s, round(min(duration_s, max(longest_s, 1.0)), 1), lane, target, parameters)
+
+
+assert process_faults  # its kinds are registered by its import
