@@ -45,7 +45,7 @@ ACTORS = 60
 PACE_S = 0.05
 STEADY_S = 2.0
 GATHER_S = 0.3
-FLAGS = ("--lease=2500ms", "--drain=500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=3s", "--slot-bits=9")
+FLAGS = ("--lease=2500ms", "--drain=1500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=3s", "--slot-bits=9")
 DEADLINE_S = 60.0
 CALL_TIMEOUT_MS = 15_000
 
@@ -118,7 +118,8 @@ class Tour:
         actors = frozenset(
             f"actor-{number}" for number in range(ACTORS) if owner(before, number) != owner(after, number)
         )
-        self.events.append(Event(what, begun_ns, time.monotonic_ns(), len(moved), minimum(before, after), actors))
+        least = minimum(before, after)
+        self.events.append(Event(what, begun_ns, time.monotonic_ns(), len(moved), least, actors))
         await asyncio.sleep(STEADY_S)
 
     def view(self) -> TableView:
@@ -130,10 +131,28 @@ class Tour:
         """Each actor has answered a call that began from now on."""
         since_ns = time.monotonic_ns()
 
-        async def answered() -> bool:
-            return len({call.actor for call in self.calls if call.begun_ns > since_ns and not call.failure}) == ACTORS
+        def silent() -> set[str]:
+            answered = {call.actor for call in self.calls if call.begun_ns > since_ns and not call.failure}
+            return {f"actor-{number}" for number in range(ACTORS)} - answered
 
-        await wait_until(answered, deadline_s=DEADLINE_S, what="every actor answers again")
+        async def answered() -> bool:
+            return not silent()
+
+        try:
+            await wait_until(answered, deadline_s=DEADLINE_S, what="every actor answers again")
+        except TimeoutError as error:
+            raise ProcessError(f"{error}\n{self.explain(silent())}") from None
+
+    def explain(self, silent: set[str]) -> str:
+        """Why some actors may not answer: their owners, what callers last heard, and the end of the hosts' logs."""
+        names = {entry.incarnation: entry.name for entry in self.view().hosts.values()}
+        told = {call.actor: call.failure for call in self.calls if call.failure}
+        lines = [
+            f"{actor} of {names.get(owner(self.view(), int(actor.rpartition('-')[2])))}: {told.get(actor, 'no error')}"
+            for actor in sorted(silent)[:5]
+        ]
+        logs = [f"--- {name}\n{host.log_tail()}" for name, host in self.hosts.items() if host.log_path.exists()]
+        return "\n".join([f"{len(silent)} actors do not answer, table version {self.view().version}", *lines, *logs])
 
     def names(self) -> set[str]:
         """Hosts in the router's table."""
@@ -281,6 +300,11 @@ def pauses_ms(calls: Iterable[Call], event: Event, *, moved: bool) -> int:
     return longest // 1_000_000
 
 
+def failed_during(calls: Iterable[Call], event: Event) -> list[Call]:
+    """Calls that failed while the event was going on, whenever they began."""
+    return [call for call in calls if call.failure and event.begun_ns < call.ended_ns <= event.ended_ns]
+
+
 async def verify(tour: Tour) -> dict[str, int]:
     """What callers were told, against what is there, and what the hosts wrote down."""
     tokens: dict[str, list[str]] = {}
@@ -334,7 +358,7 @@ def event_table(tour: Tour) -> Table:
     """What each event cost."""
     table = Table(title="what happened", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("event", no_wrap=True)
-    for heading in ("took", "slots moved", "at least", "actors moved", "their pause", "others' pause"):
+    for heading in ("took", "slots moved", "at least", "actors moved", "their pause", "others' pause", "calls failed"):
         table.add_column(heading, justify="right")
     for event in tour.events:
         table.add_row(
@@ -345,6 +369,7 @@ def event_table(tour: Tour) -> Table:
             str(len(event.moved_actors)),
             f"{pauses_ms(tour.calls, event, moved=True)} ms" if event.moved_actors else "-",
             f"{pauses_ms(tour.calls, event, moved=False)} ms",
+            str(len(failed_during(tour.calls, event))),
         )
     return table
 
@@ -354,16 +379,17 @@ def live_view(tour: Tour, started: float) -> Table:
     recent = time.monotonic_ns() - 1_000_000_000
     rate = sum(call.ended_ns > recent for call in tour.calls[-20_000:])
     failed = sum(bool(call.failure) for call in tour.calls)
-    table = Table(title=f"{time.monotonic() - started:4.0f} s  {tour.now}", title_justify="left")
-    for heading in ("host", "process", "slots", "calls/s", "calls", "failed"):
-        table.add_column(heading)
+    table = Table(title=f"{time.monotonic() - started:4.0f} s  {tour.now}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.caption = f"{rate} calls/s, {len(tour.calls):,} calls, {failed} failed"
+    for heading in ("host", "process", "slots"):
+        table.add_column(heading, min_width=14)
     view = tour.router.view
     owned = Tally(owners(view)) if view is not None else Tally[int]()
     incarnations = {entry.name: key for key, entry in view.hosts.items()} if view is not None else {}
     for name, host in tour.hosts.items():
         member = f"/{incarnations[name]}" if name in incarnations else " (no member)"
-        table.add_row(f"{name}{member}", "runs" if host.alive else "-", str(owned[incarnations.get(name, -1)]))
-    table.add_row("all", "", "", str(rate), str(len(tour.calls)), str(failed))
+        process = "-" if not host.alive else "frozen" if host.state() == "T" else "runs"
+        table.add_row(f"{name}{member}", process, str(owned[incarnations.get(name, -1)]))
     return table
 
 
@@ -419,8 +445,20 @@ def main() -> int:
             console.print(f"the demo could not be finished: {error}")
             return 1
     if options.output == "json":
-        rows = [{"event": event.what, "moved": event.moved, "minimum": event.minimum} for event in tour.events]
-        print(json.dumps({"figures": figures, "events": rows, "failures": tour.failures}, indent=2))
+        rows = [
+            {
+                "event": event.what,
+                "moved": event.moved,
+                "minimum": event.minimum,
+                "moved_pause_ms": pauses_ms(tour.calls, event, moved=True),
+                "unmoved_pause_ms": pauses_ms(tour.calls, event, moved=False),
+                "failed": len(failed_during(tour.calls, event)),
+            }
+            for event in tour.events
+        ]
+        failed = Tally(call.failure for call in tour.calls if call.failure)
+        document = {"figures": figures, "events": rows, "failures": tour.failures, "failed calls": dict(failed)}
+        print(json.dumps(document, indent=2))
     else:
         console.print(event_table(tour))
         summary = Table(title="calls and turns", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
