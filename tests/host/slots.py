@@ -20,6 +20,7 @@ class RecordingSlots:
     hold: bool = False
     serving: set[tuple[str, int]] = Factory(set)
     told: list[object] = Factory(list)
+    renewed: int = 0
     on_change: Callable[[], None] = lambda: None
 
     def granted(self, effect: Granted) -> None:
@@ -45,6 +46,9 @@ class RecordingSlots:
 
     def table_installed(self, effect: TableInstalled) -> None:
         self.told.append(effect)
+
+    def lease_renewed(self) -> None:
+        self.renewed += 1
 
 
 def _slots(first: int, count: int) -> range:

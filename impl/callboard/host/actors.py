@@ -64,8 +64,11 @@ class ActorContext(Protocol):
     async def save(self, value: bytes) -> None:
         """Replace the stored state, under the turn's fence. Raises StoreError, OutcomeUnknownError."""
 
-    def set_timer(self, name: str, delay_ms: int, callback: Callable[[], Any], *, period_ms: int | None = None) -> None:
-        """Call `callback` as a turn of this actor, once or again and again, while this activation lives."""
+    def start_timer(self, name: str, callback: Callable[[], Any], *, due_ms: int, period_ms: int | None = None) -> None:
+        """Call `callback` as a turn of this actor, once or again and again, while this activation lives.
+
+        One under the same name is replaced. Timers do not keep an activation alive. Raises ValueError: too many.
+        """
 
     def cancel_timer(self, name: str) -> None:
         """Idempotent."""

@@ -27,7 +27,7 @@ from callboard.host.client import (
     chain_of,
     failure_message,
 )
-from callboard.host.clock import now_ms
+from callboard.host.clock import SystemClock, now_ms
 from callboard.host.errors import BadCallError, CallError
 from callboard.host.logs import library_logger
 from callboard.host.runtime import Runtime, RuntimeLimits
@@ -122,7 +122,7 @@ class Host:
             kinds=self._kinds,
             admission=lambda: self.session.machine,
             drained=lambda kind, slots: self.session.drained(kind, slots),  # noqa: PLW0108
-            clock=now_ms,
+            clock=SystemClock(),
             store=self.store,
             version=lambda: self.view.version if self.view is not None else 0,
             limits=self.settings.limits,
@@ -271,6 +271,10 @@ class Host:
     def ended(self, effect: Ended) -> None:
         """See `Slots`."""
         self.runtime.ended(effect)
+
+    def lease_renewed(self) -> None:
+        """See `Slots`."""
+        self.runtime.wake_early_calls()
 
     def table_installed(self, _effect: TableInstalled) -> None:
         """See `Slots`."""

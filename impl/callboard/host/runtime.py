@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-import structlog
 from attrs import define, field, frozen
 
-from callboard.core.handoff_records import CancelTurns, Ended, EndReason, Granted, Refusal, Right, StopAdmitting
+from callboard.core.handoff_records import (
+    CancelTurns,
+    Ended,
+    EndReason,
+    Granted,
+    Held,
+    Refusal,
+    Right,
+    SlotRun,
+    StopAdmitting,
+)
 from callboard.core.slot_records import slot_of
+from callboard.host.activation import DEACTIVATION, Activation, Context
 from callboard.host.actors import Actor, ActorType, Chain, DeactivationReason, current_chain
+from callboard.host.clock import Clock, Timer
+from callboard.host.early_calls import EarlyCalls
 from callboard.host.errors import (
     ActorFailedError,
     BadCallError,
     BusyError,
-    CallError,
     NotOwnerError,
     NotServedError,
     OutcomeUnknownError,
-    ReentrancyError,
 )
-from callboard.host.stores import ActorKey, StaleFenceError, StateStore
+from callboard.host.logs import library_logger
+from callboard.host.stores import ActorKey, StateStore
+from callboard.host.timers import Timers
 
-log = structlog.get_logger(__name__)
+log = library_logger(__name__)
+
+Result = TypeVar("Result")
 
 
 class Admission(Protocol):
@@ -48,85 +62,14 @@ class Admission(Protocol):
 
 @frozen
 class RuntimeLimits:
-    """Bounds of one host. `early_calls_max`: calls that wait for a slot that is this host's but not granted yet."""
+    """Bounds of one host. `early_calls_max`: calls that wait for a slot that is this host's but not granted yet.
+    `close_grace_ms`: how long cancelled turns are waited for when the host stops."""
 
     activations_max: int = 1_000_000
     early_calls_max: int = 10_000
     idle_check_ms: int = 5_000
     timers_per_actor_max: int = 100
-
-
-@define(eq=False)
-class _Activation:
-    """One live actor instance."""
-
-    key: ActorKey
-    slot: int
-    right: Right
-    kind: ActorType
-    actor: Actor
-    last_used_ms: int
-    chain: Chain | None = None
-    """Of the running turn; None if none runs."""
-    activated: bool = False
-    closing: DeactivationReason | None = None
-    waiting: deque[asyncio.Future[None]] = field(factory=deque)
-    tasks: set[asyncio.Task[Any]] = field(factory=set)
-    timers: dict[str, asyncio.TimerHandle] = field(factory=dict)
-    closed: asyncio.Event = field(factory=asyncio.Event)
-
-
-class _Context:
-    """The `ActorContext` of one activation."""
-
-    def __init__(self, runtime: Runtime, activation: _Activation) -> None:
-        self._runtime = runtime
-        self._activation = activation
-        self._version = 0
-
-    @property
-    def actor_type(self) -> str:
-        return self._activation.key.actor_type
-
-    @property
-    def actor_id(self) -> str:
-        return self._activation.key.actor_id
-
-    @property
-    def fence(self) -> int:
-        return self._activation.right.fence
-
-    def lease_remaining_ms(self) -> int | None:
-        runtime = self._runtime
-        return runtime.admission().lease_remaining_ms(runtime.clock())
-
-    async def load(self) -> bytes | None:
-        store = self._runtime.store_at_gate(self._activation)
-        try:
-            stored = await store.load(self._activation.key, self.fence)
-        except StaleFenceError:
-            self._runtime.figures.stale_refused += 1
-            raise
-        self._version = stored.version
-        return stored.value
-
-    async def save(self, value: bytes) -> None:
-        store = self._runtime.store_at_gate(self._activation)
-        try:
-            self._version = await store.save(
-                self._activation.key, value, expected_version=self._version, fence=self.fence
-            )
-        except StaleFenceError:
-            self._runtime.figures.stale_refused += 1
-            raise
-
-    def set_timer(self, name: str, delay_ms: int, callback: Callable[[], Any], *, period_ms: int | None = None) -> None:
-        self._runtime.set_timer(self._activation, name, delay_ms, callback, period_ms)
-
-    def cancel_timer(self, name: str) -> None:
-        timer = self._activation.timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
+    close_grace_ms: int = 1_000
 
 
 @define
@@ -151,7 +94,7 @@ class Runtime:
         kinds: Mapping[str, ActorType],
         admission: Callable[[], Admission],
         drained: Callable[[str, tuple[int, ...]], None],
-        clock: Callable[[], int],
+        clock: Clock,
         store: StateStore,
         version: Callable[[], int],
         limits: RuntimeLimits | None = None,
@@ -166,13 +109,14 @@ class Runtime:
         self._store = store
         self._version = version
         self._limits = limits or RuntimeLimits()
-        self._activations: dict[tuple[str, str], _Activation] = {}
-        self._by_slot: dict[tuple[str, int], set[_Activation]] = {}
-        self._early: dict[tuple[str, int], set[asyncio.Future[None]]] = {}
-        self._early_count = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._activations: dict[tuple[str, str], Activation] = {}
+        self._by_slot: dict[tuple[str, int], set[Activation]] = {}
+        self._draining: set[tuple[str, int]] = set()
+        self._early = EarlyCalls(clock, self._limits.early_calls_max)
+        self._timers = Timers(clock, self.own_turn, self._limits.timers_per_actor_max)
+        self._leaving = False
         self._closed = False
-        self._idle_check: asyncio.TimerHandle | None = None
+        self._idle_check: Timer | None = None
 
     # -- calls -------------------------------------------------------------------------------------------
 
@@ -187,18 +131,21 @@ class Runtime:
         kind = self._kinds.get(actor_type)
         if kind is None:
             raise BadCallError(f"this host has no actor type {actor_type!r}")
-        if method not in kind.methods:
+        called = kind.methods.get(method)
+        if called is None:
             raise BadCallError(f"actor type {actor_type} has no method {method!r}")
-        arguments = kind.methods[method].decode_arguments(payload)
+        arguments = called.decode_arguments(payload)
+
+        async def body(actor: Actor) -> bytes:
+            return called.encode_result(await called.function(actor, **arguments))
+
         slot = slot_of(actor_type, actor_id, self.slot_bits)
         right = await self._admitted(actor_type, slot, deadline_ms)
         activation = await self._activation(kind, actor_id, slot, right, deadline_ms)
-        await self._turn(activation, chain, deadline_ms)
-        turn = asyncio.ensure_future(self._run(activation, method, arguments, chain))
-        activation.tasks.add(turn)
-        turn.add_done_callback(lambda done: self._turn_ended(activation, done))
+        reentered = await self._turn(activation, chain, deadline_ms)
+        turn = self._start(activation, body, chain, reentered)
         try:
-            async with asyncio.timeout(max(0, deadline_ms - self.clock()) / 1000):
+            async with self.clock.timeout(deadline_ms - self.clock.now_ms()):
                 return await asyncio.shield(turn)
         except TimeoutError:
             raise OutcomeUnknownError(f"{activation.key}.{method} still runs at the call's deadline") from None
@@ -209,8 +156,8 @@ class Runtime:
 
     async def _admitted(self, actor_type: str, slot: int, deadline_ms: int) -> Right:
         """The right to a slot, waiting for it if the slot is ours but not granted yet."""
-        while True:
-            now = self.clock()
+        while not self._closed:
+            now = self.clock.now_ms()
             admitted = self.admission().admit(actor_type, slot, now)
             if isinstance(admitted, Right):
                 return admitted
@@ -218,36 +165,16 @@ class Runtime:
                 raise NotOwnerError(f"slot {slot} of {actor_type}: {admitted.value}", self._version())
             if now >= deadline_ms:
                 raise NotServedError(f"slot {slot} of {actor_type} is still {admitted.value}")
-            if self._early_count >= self._limits.early_calls_max:
-                raise BusyError(f"{self._early_count} calls wait for slots that are not granted yet")
-            await self._change_of(actor_type, slot, deadline_ms - now)
-
-    async def _change_of(self, actor_type: str, slot: int, timeout_ms: int) -> None:
-        changed = asyncio.get_running_loop().create_future()
-        waiting = self._early.setdefault((actor_type, slot), set())
-        waiting.add(changed)
-        self._early_count += 1
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                await changed
-        except TimeoutError:
-            pass
-        finally:
-            self._early_count -= 1
-            waiting.discard(changed)
-            if not waiting:
-                self._early.pop((actor_type, slot), None)
+            await self._early.wait(actor_type, slot, deadline_ms - now)
+        raise NotServedError("this host has stopped")
 
     def wake_early_calls(self) -> None:
         """Grants, tables or leases changed: let those who wait look again."""
-        for waiting in self._early.values():
-            for changed in waiting:
-                if not changed.done():
-                    changed.set_result(None)
+        self._early.wake()
 
     async def _activation(
         self, kind: ActorType, actor_id: str, slot: int, right: Right, deadline_ms: int
-    ) -> _Activation:
+    ) -> Activation:
         """The live activation under this right, made if there is none."""
         while True:
             activation = self._activations.get((kind.name, actor_id))
@@ -260,18 +187,18 @@ class Runtime:
             if activation.closing is None:
                 raise NotOwnerError(f"{activation.key} belongs to an earlier right", self._version())
             try:
-                async with asyncio.timeout(max(0, deadline_ms - self.clock()) / 1000):
+                async with self.clock.timeout(deadline_ms - self.clock.now_ms()):
                     await activation.closed.wait()
             except TimeoutError:
                 raise NotServedError(f"{activation.key} is still being deactivated") from None
-            current = self.admission().admit(kind.name, slot, self.clock())
+            current = self.admission().admit(kind.name, slot, self.clock.now_ms())
             if current is not right:
                 raise NotOwnerError(f"slot {slot} of {kind.name} is not served any more", self._version())
 
-    def _make(self, kind: ActorType, actor_id: str, slot: int, right: Right) -> _Activation:
+    def _make(self, kind: ActorType, actor_id: str, slot: int, right: Right) -> Activation:
         key = ActorKey(self._namespace, kind.name, actor_id)
-        activation = _Activation(key, slot, right, kind, kind.actor_class(), self.clock())
-        activation.actor.context = _Context(self, activation)
+        activation = Activation(key, slot, right, kind, kind.actor_class(), self.clock.now_ms())
+        activation.actor.context = Context(self, activation)
         self._activations[kind.name, actor_id] = activation
         self._by_slot.setdefault((kind.name, slot), set()).add(activation)
         self.figures.activations += 1
@@ -280,157 +207,141 @@ class Runtime:
 
     # -- turns -------------------------------------------------------------------------------------------
 
-    async def _turn(self, activation: _Activation, chain: Chain, deadline_ms: int) -> None:
-        """Wait until it is this call's turn. Afterwards the turn is taken: `_run` gives it back."""
-        running = activation.chain
-        if running is None and not activation.waiting:
-            activation.chain = chain
-            return
-        me = f"{activation.key.actor_type}/{activation.key.actor_id}"
-        if chain.chain_id and me in chain.path:
-            actor = activation.kind.actor_class
-            if not actor.reentrant:
-                raise ReentrancyError(f"{me} is called by a chain of calls that it waits for, and is not reentrant")
-            if chain.depth > actor.reentrancy_depth_max:
-                raise ReentrancyError(
-                    f"{me} is called at depth {chain.depth}; the limit is {actor.reentrancy_depth_max}"
-                )
-            return
-        if len(activation.waiting) >= activation.kind.actor_class.mailbox_max:
-            raise BusyError(f"{len(activation.waiting)} calls wait for {me}")
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        activation.waiting.append(mine)
-        try:
-            async with asyncio.timeout(max(0, deadline_ms - self.clock()) / 1000):
-                await mine
-        except TimeoutError:
-            self._withdraw(activation, mine)
-            raise NotServedError(f"{me} had other calls to run until the deadline") from None
-        except BaseException:
-            self._withdraw(activation, mine)
-            raise
-        activation.chain = chain
-        if self.admission().admit(activation.key.actor_type, activation.slot, self.clock()) is not activation.right:
+    async def _turn(self, activation: Activation, chain: Chain, deadline_ms: int) -> bool:
+        """Wait until it is this call's turn. Afterwards the turn is taken: `_start` gives it back when it is over.
+
+        Returns whether the call runs within a turn of its own chain.
+        """
+        if activation.reenters(chain):
+            return True
+        if activation.running is not None:
+            place = activation.queue()
+            try:
+                async with self.clock.timeout(deadline_ms - self.clock.now_ms()):
+                    await place
+            except TimeoutError:
+                self._withdraw(activation, place)
+                raise NotServedError(f"{activation.name} had other calls to run until the deadline") from None
+            except BaseException:
+                self._withdraw(activation, place)
+                raise
+        activation.running = chain
+        if not self._may_begin(activation):
             self._release(activation)
-            raise NotOwnerError(f"{me} moved away before its turn", self._version())
+            raise NotOwnerError(f"{activation.name} moved away before its turn", self._version())
+        return False
 
-    def _withdraw(self, activation: _Activation, mine: asyncio.Future[None]) -> None:
-        if mine.done() and not mine.cancelled() and mine.exception() is None:
+    def _may_begin(self, activation: Activation) -> bool:
+        """Whether a turn may begin now, under the right that the activation was made under."""
+        admitted = self.admission().admit(activation.key.actor_type, activation.slot, self.clock.now_ms())
+        return admitted is activation.right and activation.closing is None
+
+    def _withdraw(self, activation: Activation, place: asyncio.Future[None]) -> None:
+        if place.done() and not place.cancelled() and place.exception() is None:
             self._release(activation)  # the turn came in the moment in which we gave up
-        elif mine in activation.waiting:
-            activation.waiting.remove(mine)
+        elif place in activation.waiting:
+            activation.waiting.remove(place)
 
-    def _release(self, activation: _Activation) -> None:
+    def _release(self, activation: Activation) -> None:
         """The turn is over: the next one begins, or the activation ends if it is to."""
-        activation.chain = None
-        while activation.waiting and activation.closing is None:
-            following = activation.waiting.popleft()
-            if not following.done():
-                activation.chain = Chain("(reserved)")
-                following.set_result(None)
-                return
-        if activation.closing is not None:
+        if activation.closing is None:
+            activation.pass_on()
+        else:
+            activation.running = None
             self._finish(activation)
 
-    async def _run(self, activation: _Activation, method: str, arguments: dict[str, Any], chain: Chain) -> bytes:
-        me = f"{activation.key.actor_type}/{activation.key.actor_id}"
-        reentered = bool(chain.chain_id) and me in chain.path
-        inner = Chain(chain.chain_id or secrets.token_hex(8), chain.depth + 1, (*chain.path, me))
+    def _start(
+        self, activation: Activation, body: Callable[[Actor], Awaitable[Result]], chain: Chain, reentered: bool
+    ) -> asyncio.Task[Result]:
+        """Begin the turn that was taken. It is given back when the task is done, however it ends."""
+        inner = Chain(chain.chain_id or secrets.token_hex(8), chain.depth + 1, (*chain.path, activation.name))
         if not reentered:
-            activation.chain = inner
-        current_chain.set(inner)
-        called = activation.kind.methods[method]
-        activation.last_used_ms = self.clock()
+            activation.running = inner
+        activation.last_used_ms = self.clock.now_ms()
+        task = asyncio.ensure_future(self._run(activation, body, inner))
+        activation.tasks.add(task)
+        task.add_done_callback(partial(self._turn_ended, activation, reentered))
+        return task
+
+    async def _run(self, activation: Activation, body: Callable[[Actor], Awaitable[Result]], chain: Chain) -> Result:
+        current_chain.set(chain)
         try:
             if not activation.activated:
                 await activation.actor.on_activate()
                 activation.activated = True
             self.figures.turns += 1
-            result = await called.function(activation.actor, **arguments)
-            payload = called.encode_result(result)
-        except CallError as error:
-            raise ActorFailedError(type(error).__name__, str(error)) from error
+            result = await body(activation.actor)
         except Exception as error:
             if not activation.activated:
                 self._begin_closing(activation, DeactivationReason.IDLE)
+            self._pass_gate(activation)
             raise ActorFailedError(type(error).__name__, str(error)) from error
-        finally:
-            if not reentered:
-                self._release(activation)
         self._pass_gate(activation)
-        return payload
+        return result
 
-    def _turn_ended(self, activation: _Activation, done: asyncio.Task[Any]) -> None:
+    def _turn_ended(self, activation: Activation, reentered: bool, done: asyncio.Task[Any]) -> None:
         activation.tasks.discard(done)
         if not done.cancelled():
             done.exception()  # its caller may be gone: nobody else takes it
+        if not reentered:
+            self._release(activation)
 
-    def _pass_gate(self, activation: _Activation) -> None:
-        if not self.admission().gate_open(activation.right, self.clock()):
+    def _pass_gate(self, activation: Activation) -> None:
+        if not self.admission().gate_open(activation.right, self.clock.now_ms()):
             self.figures.gate_shut += 1
             raise OutcomeUnknownError(f"{activation.key} ran, but its host lost the right to answer")
 
-    def store_at_gate(self, activation: _Activation) -> StateStore:
+    # -- what actors use ---------------------------------------------------------------------------------
+
+    def store_at_gate(self, activation: Activation) -> StateStore:
         """The store, for one access now. Raises OutcomeUnknownError if the gate is shut."""
         self._pass_gate(activation)
         return self._store
 
-    def set_timer(
-        self,
-        activation: _Activation,
-        name: str,
-        delay_ms: int,
-        callback: Callable[[], Any],
-        period_ms: int | None,
+    def note_stale(self) -> None:
+        """The store refused a fence."""
+        self.figures.stale_refused += 1
+
+    def lease_remaining_ms(self) -> int | None:
+        """How long the gate stays open without another renewal; None for ever."""
+        return self.admission().lease_remaining_ms(self.clock.now_ms())
+
+    def start_timer(
+        self, activation: Activation, name: str, callback: Callable[[], Any], due_ms: int, period_ms: int | None
     ) -> None:
-        """See `ActorContext.set_timer`. Raises ValueError beyond the limit of timers."""
-        context = activation.actor.context
-        context.cancel_timer(name)
-        if len(activation.timers) >= self._limits.timers_per_actor_max:
-            raise ValueError(f"{activation.key} has {len(activation.timers)} timers, the most allowed")
+        """See `ActorContext.start_timer`."""
+        self._timers.start(activation, name, callback, due_ms, period_ms)
 
-        def due() -> None:
-            activation.timers.pop(name, None)
-            task = asyncio.ensure_future(self._timer_turn(activation, callback))
-            activation.tasks.add(task)
-            task.add_done_callback(lambda done: self._timer_ended(activation, done))
-            if period_ms is not None and activation.closing is None:
-                self.set_timer(activation, name, period_ms, callback, period_ms)
-
-        activation.timers[name] = asyncio.get_running_loop().call_later(delay_ms / 1000, due)
-
-    async def _timer_turn(self, activation: _Activation, callback: Callable[[], Any]) -> None:
-        me = f"{activation.key.actor_type}/{activation.key.actor_id}"
-        chain = Chain(secrets.token_hex(8), 1, (me,))
-        await self._turn(activation, Chain(chain.chain_id), self.clock() + activation.kind.actor_class.idle_timeout_ms)
-        activation.chain = chain
-        current_chain.set(chain)
+    async def own_turn(self, activation: Activation, body: Callable[[Actor], Awaitable[Result]]) -> Result:
+        """Run something as a turn of its own chain, which no call asked for. Raises CallError."""
+        patience_ms = activation.kind.actor_class.idle_timeout_ms
+        chain = Chain(secrets.token_hex(8))
+        await self._turn(activation, chain, self.clock.now_ms() + patience_ms)
+        turn = self._start(activation, body, chain, reentered=False)
         try:
-            result = callback()
-            if asyncio.iscoroutine(result):
-                await result
-        finally:
-            self._release(activation)
-
-    def _timer_ended(self, activation: _Activation, done: asyncio.Task[Any]) -> None:
-        activation.tasks.discard(done)
-        if not done.cancelled() and (error := done.exception()) is not None:
-            log.warning("a timer failed", actor=str(activation.key), error=repr(error))
+            return await asyncio.shield(turn)
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                raise OutcomeUnknownError(f"a turn of {activation.key} was cancelled: its host lost the slot") from None
+            raise
 
     # -- ends --------------------------------------------------------------------------------------------
 
-    def granted(self, _effect: Granted) -> None:
+    def granted(self, effect: Granted) -> None:
         """Slots may be served."""
+        self._draining.difference_update(_slots(effect.spans))
         self.wake_early_calls()
 
     def stop_admitting(self, effect: StopAdmitting) -> None:
         """Let running turns end, deactivate, and report each slot."""
-        reason = DeactivationReason.LEAVING if self._closed else DeactivationReason.MOVED
+        reason = DeactivationReason.LEAVING if self._leaving else DeactivationReason.MOVED
         for span in effect.spans:
             empty = []
-            for slot in range(span.first, span.first + span.count):
-                here = self._by_slot.get((span.actor_type, slot))
-                if not here:
+            for kind, slot in _slots((span,)):
+                here = self._by_slot.get((kind, slot))
+                if here:
+                    self._draining.add((kind, slot))
+                else:
                     empty.append(slot)
                 for activation in list(here or ()):
                     self._begin_closing(activation, reason)
@@ -439,8 +350,10 @@ class Runtime:
         self.wake_early_calls()
 
     def cancel(self, effect: CancelTurns) -> None:
-        """Cancel what still runs there."""
+        """Cancel what still runs there; the last turns have half of the time until the gate shuts."""
+        now = self.clock.now_ms()
         for activation in self._in(effect.spans):
+            activation.last_turn_ends_ms = now + (effect.gate_shuts_at_ms - now) // 2
             for task in list(activation.tasks):
                 self.figures.cancelled += 1
                 task.cancel()
@@ -453,76 +366,80 @@ class Runtime:
             for task in list(activation.tasks):
                 task.cancel()
             self._forget(activation)
+        self._draining.difference_update(_slots(effect.spans))
         self.wake_early_calls()
 
-    def _in(self, spans: Iterable[Any]) -> list[_Activation]:
-        return [
-            activation
-            for span in spans
-            for slot in range(span.first, span.first + span.count)
-            for activation in self._by_slot.get((span.actor_type, slot), ())
-        ]
+    def _in(self, spans: Iterable[SlotRun]) -> list[Activation]:
+        return [activation for key in _slots(spans) for activation in self._by_slot.get(key, ())]
 
-    def _begin_closing(self, activation: _Activation, reason: DeactivationReason) -> None:
+    def _begin_closing(self, activation: Activation, reason: DeactivationReason) -> None:
         if activation.closing is not None:
             return
         activation.closing = reason
-        for waiting in activation.waiting:
-            if not waiting.done():
-                waiting.set_exception(
-                    NotOwnerError(f"{activation.key} is being deactivated: {reason}", self._version())
-                )
-        activation.waiting.clear()
-        if activation.chain is None:
+        self._refuse_waiting(activation)
+        activation.cancel_timers()
+        if activation.running is None:
             self._finish(activation)
 
-    def _finish(self, activation: _Activation) -> None:
+    def _refuse_waiting(self, activation: Activation) -> None:
+        text = f"{activation.key} is being deactivated: {activation.closing}"
+        activation.refuse_waiting(NotOwnerError(text, self._version()))
+
+    def _finish(self, activation: Activation) -> None:
         """The last turn: on_deactivate, then the activation is gone."""
-        if activation.closed.is_set():
+        if activation.closed.is_set() or activation.running is DEACTIVATION:
             return
-
-        async def last_turn() -> None:
-            try:
-                if activation.activated and activation.closing is not None:
-                    await activation.actor.on_deactivate(activation.closing)
-            except Exception:
-                log.exception("on_deactivate failed", actor=str(activation.key))
-            finally:
-                self._forget(activation)
-
-        activation.chain = Chain("(deactivation)")
-        task = asyncio.ensure_future(last_turn())
+        activation.running = DEACTIVATION
+        task = asyncio.ensure_future(self._last_turn(activation))
         activation.tasks.add(task)
-        task.add_done_callback(activation.tasks.discard)
+        task.add_done_callback(partial(self._last_turn_ended, activation))
 
-    def _forget(self, activation: _Activation) -> None:
+    async def _last_turn(self, activation: Activation) -> None:
+        if not activation.activated or activation.closing is None:
+            return
+        chain = Chain(secrets.token_hex(8), 1, (activation.name,))
+        current_chain.set(chain)
+        ends_ms, now = activation.last_turn_ends_ms, self.clock.now_ms()
+        if ends_ms is None:
+            await activation.actor.on_deactivate(activation.closing)
+            return
+        async with self.clock.timeout(ends_ms - now):
+            await activation.actor.on_deactivate(activation.closing)
+
+    def _last_turn_ended(self, activation: Activation, done: asyncio.Task[None]) -> None:
+        activation.tasks.discard(done)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.warning("on_deactivate failed", actor=str(activation.key), error=repr(error))
+        self._forget(activation)
+
+    def _forget(self, activation: Activation) -> None:
         if activation.closed.is_set():
             return
-        for timer in activation.timers.values():
-            timer.cancel()
         activation.closed.set()
-        key = activation.key
+        activation.cancel_timers()
+        self._refuse_waiting(activation)
+        key, place = activation.key, (activation.key.actor_type, activation.slot)
         self._activations.pop((key.actor_type, key.actor_id), None)
-        here = self._by_slot.get((key.actor_type, activation.slot), set())
-        here.discard(activation)
         reason = activation.closing.value if activation.closing is not None else ""
         self.figures.deactivations[reason] = self.figures.deactivations.get(reason, 0) + 1
+        here = self._by_slot.get(place, set())
+        here.discard(activation)
         if not here:
-            self._by_slot.pop((key.actor_type, activation.slot), None)
-            if activation.closing is not DeactivationReason.IDLE:
+            self._by_slot.pop(place, None)
+            if place in self._draining:
+                self._draining.discard(place)
                 self._drained(key.actor_type, (activation.slot,))
 
     def _arm_idle_check(self) -> None:
         if self._idle_check is None and self._activations and not self._closed:
-            delay_s = self._limits.idle_check_ms / 1000
-            self._idle_check = asyncio.get_running_loop().call_later(delay_s, self._close_idle)
+            self._idle_check = self.clock.call_later(self._limits.idle_check_ms, self._close_idle)
 
     def _close_idle(self) -> None:
         self._idle_check = None
-        now = self.clock()
+        now = self.clock.now_ms()
         for activation in list(self._activations.values()):
-            idle = activation.chain is None and not activation.waiting
-            if idle and now - activation.last_used_ms >= activation.kind.actor_class.idle_timeout_ms:
+            idle_ms = now - activation.last_used_ms
+            if activation.running is None and idle_ms >= activation.kind.actor_class.idle_timeout_ms:
                 self._begin_closing(activation, DeactivationReason.IDLE)
         self._arm_idle_check()
 
@@ -532,13 +449,15 @@ class Runtime:
 
     def begin_leaving(self) -> None:
         """From here on actors are told that the host leaves."""
-        self._closed = True
+        self._leaving = True
 
     async def close(self) -> None:
-        """Cancel everything. Idempotent."""
-        self._closed = True
+        """Cancel everything, and wait a moment for what takes no notice. Idempotent."""
+        self._leaving = self._closed = True
         if self._idle_check is not None:
             self._idle_check.cancel()
+        self.wake_early_calls()
+        await self._timers.close()
         tasks = []
         for activation in list(self._activations.values()):
             activation.closing = activation.closing or DeactivationReason.LEAVING
@@ -546,4 +465,11 @@ class Runtime:
             self._forget(activation)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, running = await asyncio.wait(tasks, timeout=self._limits.close_grace_ms / 1000)
+            for task in running:
+                log.warning("a turn did not end when it was cancelled", turn=repr(task))
+
+
+def _slots(spans: Iterable[SlotRun | Held]) -> Iterable[tuple[str, int]]:
+    return ((span.actor_type, slot) for span in spans for slot in range(span.first, span.first + span.count))

@@ -90,6 +90,9 @@ class Slots(Protocol):
     def table_installed(self, effect: TableInstalled) -> None:
         """Another table is in use."""
 
+    def lease_renewed(self) -> None:
+        """An answer came: calls that were not admitted because too little of the lease was left may be now."""
+
 
 class Session:
     """Keeps one host a member. `start`, then `leave` or `stop`."""
@@ -189,6 +192,8 @@ class Session:
         now = self._clock()
         for effect in self.machine.handle(event, now):
             self._carry_out(effect)
+        if isinstance(event, AnswerReceived):
+            self._slots.lease_renewed()
         self._arm_timer(now)
 
     def _carry_out(self, effect: HostEffect) -> None:
