@@ -78,6 +78,8 @@ class Managed:
     name: str
     generation: int = 0
     """How often it was started."""
+    leaving: bool = False
+    """Told to end, and not started since: it may still run for a moment."""
 
     @property
     def pid(self) -> int:
@@ -96,6 +98,19 @@ class Managed:
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Idempotent."""
         raise NotImplementedError
+
+    async def wait_exit(self) -> int:
+        """Wait for its end; returns the exit code. Raises TimeoutError or ProcessError."""
+        raise NotImplementedError
+
+    async def start_again(self) -> bool:
+        """Start it if it does not run, or is about to end. Whether that was needed."""
+        if self.alive and self.leaving:
+            await self.wait_exit()
+        if self.alive:
+            return False
+        self.start()
+        return True
 
     def kernel_state(self) -> str:
         """The kernel's letter for what the process does: T for one that SIGSTOP has stopped; empty if it is gone."""
@@ -139,6 +154,7 @@ class Replica(Managed):
     def start(self) -> None:
         """See `Managed`."""
         self.generation += 1
+        self.leaving = False
         self.process.start()
 
     async def kill(self) -> None:
@@ -147,7 +163,12 @@ class Replica(Managed):
 
     async def terminate(self) -> None:
         """SIGTERM, and wait for its end."""
+        self.leaving = True
         await self.process.stop(deadline_s=EXIT_DEADLINE_S)
+
+    async def wait_exit(self) -> int:
+        """See `Managed`."""
+        return await self.process.wait_exit(deadline_s=EXIT_DEADLINE_S)
 
 
 class HostUnderTest(Managed):
@@ -177,6 +198,7 @@ class HostUnderTest(Managed):
     def start(self) -> None:
         """See `Managed`."""
         self.generation += 1
+        self.leaving = False
         environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8"}
         arguments = [f"--{name}={value}" for name, value in self._arguments.items()]
         with self.log_path.open("ab") as log:
@@ -199,6 +221,7 @@ class HostUnderTest(Managed):
 
     async def terminate(self) -> None:
         """SIGTERM, and wait until it has left."""
+        self.leaving = True
         os.kill(self.pid, signal.SIGTERM)
         await self.wait_exit()
 
@@ -379,8 +402,7 @@ class FaultCluster:
             process.resume()
         await self.network.heal()
         for process in (*self.replicas.values(), *self.first_hosts()):
-            if not process.alive:
-                process.start()
+            await process.start_again()
         for host in self.spare_hosts():
             await host.kill()
 

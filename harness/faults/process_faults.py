@@ -46,9 +46,7 @@ class OnProcesses:
     async def start_again(self, world: World) -> None:
         """Start what does not run, and let others have it."""
         for name in self.names:
-            process = world.process(name)
-            if not process.alive:
-                process.start()
+            if await world.process(name).start_again():
                 world.note_process(name, "started")
         world.busy.difference_update(self.names)
 

@@ -28,7 +28,7 @@ from callboard.host.client import (
     failure_message,
 )
 from callboard.host.clock import SystemClock, now_ms
-from callboard.host.errors import BadCallError, CallError
+from callboard.host.errors import CallError, NotServedError
 from callboard.host.logs import library_logger
 from callboard.host.runtime import Runtime, RuntimeLimits
 from callboard.host.session import Session
@@ -302,7 +302,7 @@ class Host:
         timeout_ms = self.settings.calls.timeout_ms if left_s is None else int(left_s * 1000)
         try:
             if self.view is None:
-                raise BadCallError("this host has no table yet")
+                raise NotServedError("this host has no table yet")
             result = await self.runtime.call(
                 request.actor_type,
                 request.actor_id,
