@@ -74,6 +74,11 @@ ensure_etcd() { # the tests of the etcd engine start real etcd servers
     debian_install etcd-server
 }
 
+ensure_postgresql() { # the tests of the PostgreSQL store start real servers
+    if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then return; fi
+    debian_install postgresql
+}
+
 TOXIPROXY_VERSION=v2.9.0
 
 ensure_toxiproxy() { # the fault-injection suite puts every link through it
@@ -99,4 +104,5 @@ ensure_venv
 install_python_packages
 ensure_java
 ensure_etcd
+ensure_postgresql
 ensure_toxiproxy

@@ -21,11 +21,14 @@ from callboard.host.errors import (
     OutcomeUnknownError,
     ReentrancyError,
 )
+from callboard.host.postgres import PostgresStore
 from callboard.host.session import HostRefusedError
+from callboard.host.sqlite import SqliteStore
 from callboard.host.stores import (
     ActorKey,
     MemoryStore,
-    SqliteStore,
+    Reminder,
+    ReminderQuery,
     StaleFenceError,
     StateStore,
     Stored,
@@ -53,7 +56,10 @@ __all__ = [
     "NotServedError",
     "OutcomeUnknownError",
     "Policy",
+    "PostgresStore",
     "ReentrancyError",
+    "Reminder",
+    "ReminderQuery",
     "Router",
     "SqliteStore",
     "StaleFenceError",

@@ -32,7 +32,8 @@ from callboard.host.errors import CallError, NotServedError
 from callboard.host.logs import library_logger
 from callboard.host.runtime import Runtime, RuntimeLimits
 from callboard.host.session import Session
-from callboard.host.stores import SqliteStore, StateStore
+from callboard.host.sqlite import SqliteStore
+from callboard.host.stores import StateStore
 from callboard.protos import convert
 from callboard.protos.generated import actors_pb2, host_pb2
 
