@@ -14,7 +14,7 @@ from attrs import Factory, define
 
 from harness.faults.cluster import RAFT, others
 from harness.faults.nemeses import FaultSpec, World, kind, number, text
-from harness.faults.probes import PADDING, SILENCE_S, Heard, Held, Probe, probe
+from harness.faults.probes import PADDING, PAYLOAD, PING, SILENCE_S, Heard, Held, Probe, probe
 from harness.faults.proxies import Change, Direction, Link, Style
 
 Grudge = frozenset[tuple[str, str]]
@@ -110,6 +110,7 @@ class Partition:
     spec: FaultSpec
     _halves: dict[str, tuple[Link, set[Direction]]] = Factory(dict)
     _answered: list[Link] = Factory(list)
+    problem: str = ""
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""
@@ -131,6 +132,8 @@ class Partition:
 
     async def bit(self, _world: World) -> str:
         """See `Nemesis`."""
+        if not self._answered:
+            self.problem = "nobody answered before it either"
         return await silenced(self._answered)
 
     async def heal(self, world: World) -> None:
@@ -199,6 +202,7 @@ class Slow:
     _probed: list[Link] = Factory(list)
     _before: list[Probe] = Factory(list)
     _drawing: asyncio.Task[None] | None = None
+    problem: str = ""
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""
@@ -241,15 +245,27 @@ class Slow:
     async def bit(self, _world: World) -> str:
         """See `Nemesis`."""
         after = await self._probes()
-        slower = [
-            late.milliseconds - early.milliseconds
-            for early, late in zip(self._before, after, strict=True)
-            if late.heard in {Heard.ANSWERED, Heard.SILENT}
-        ]
-        needed = {"latency": 2 * number(self.spec, "ms", 100), "jitter": 2}.get(self.spec.kind, 20)
-        if slower and min(slower) >= needed * 9 // 10:
-            return f"{len(slower)} probed links answer {min(slower)} to {max(slower)} ms later"
+        times = [late.milliseconds for late in after if late.heard in {Heard.ANSWERED, Heard.SILENT}]
+        quickest_before = min((early.milliseconds for early in self._before), default=0)
+        if times and min(times) >= max(self._least_ms(), quickest_before + 1):
+            return f"{len(times)} probed links answer after {min(times)} ms at least; it was {quickest_before} ms"
+        if not self._probed:
+            self.problem = "nobody answered before it either"
+            return ""
+        self.problem = f"probed links answer after {times} ms; at least {self._least_ms()} ms were expected"
         return ""
+
+    def _least_ms(self) -> int:
+        """What the probe must take at least, going by the fault's size."""
+        match self.spec.kind:
+            case "latency":
+                return 2 * number(self.spec, "ms", 100) * 9 // 10
+            case "bandwidth":
+                return PADDING * len(PING + PAYLOAD) // number(self.spec, "kilobytes_per_s", 8)
+            case "slicing":
+                slices = PADDING * len(PING + PAYLOAD) // (2 * number(self.spec, "bytes", 40))
+                return slices * number(self.spec, "pause_us", 300) // 1000
+        return 2
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
@@ -272,6 +288,7 @@ class Resets:
     _links: list[Link] = Factory(list)
     _held: list[Held] = Factory(list)
     _resetting: asyncio.Task[None] | None = None
+    problem: str = ""
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""
@@ -299,6 +316,8 @@ class Resets:
     async def bit(self, _world: World) -> str:
         """See `Nemesis`."""
         await asyncio.sleep(SILENCE_S)
+        if not self._held:
+            self.problem = "nobody answered before it either"
         ended = await asyncio.gather(*(held.ended() for held in self._held))
         return f"{sum(ended)} of {len(ended)} open connections ended" if ended and all(ended) else ""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from callboard.protos.generated import host_pb2
 from harness.faults.clients import CHANNEL_OPTIONS, watch_request
 from harness.faults.cluster import SIDECARS, FaultCluster, Replica
 from harness.faults.history import LINE_BYTES_MAX, Recorder
+from harness.faults.workload_host import COLUMNS
 from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import SidecarSpec
 from harness.sidecars.tables import Order
@@ -201,11 +203,12 @@ def trace_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _collect_store(store: Path, recorder: Recorder) -> None:
-    columns = "at_ns, actor, fence, accepted, kind, token, host, incarnation"
+    between_ns = time.time_ns() - time.monotonic_ns()
     with closing(sqlite3.connect(store)) as connection:
-        for at_ns, actor, fence, accepted, kind, token, host, incarnation in connection.execute(
-            f"SELECT {columns} FROM access ORDER BY number"  # noqa: S608
+        for at_ms, actor, fence, accepted, kind, token, host, incarnation in connection.execute(
+            f"SELECT {COLUMNS} FROM access ORDER BY number"  # noqa: S608
         ):
+            at_ns = at_ms * 1_000_000 - between_ns
             recorder.note(
                 "store",
                 at_ns=at_ns,

@@ -18,6 +18,7 @@ JOURNAL = "journal"
 FRAME_START = b"\xc5JF1"
 REFUSED_DEADLINE_S = 20.0
 CRASH_PAUSE_S = 1.2
+GATHER_S = 0.25
 
 
 async def pick(spec: FaultSpec, world: World) -> list[str]:
@@ -92,6 +93,8 @@ class Pause(OnProcesses):
         lock = world.cluster.store_locked()
         await asyncio.to_thread(lock.__enter__)
         try:
+            # Turns gather at the store's door: those that are frozen there act late, under an old fence.
+            await asyncio.sleep(GATHER_S)
             await world.process(name).suspend()
         finally:
             await asyncio.to_thread(lock.__exit__, None, None, None)

@@ -195,9 +195,8 @@ class _Run:
             try:
                 await self._phases(cluster, world, workloads, observers)
             finally:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(10):
-                        await observers.stop()
+                await workloads.abandon()
+                await observers.stop()
                 for host in cluster.hosts.values():
                     await host.kill()
                 collect(cluster, self.recorder)
@@ -335,7 +334,9 @@ class _Run:
     async def _proof(nemesis: Nemesis, world: World, report: FaultReport) -> str:
         try:
             async with asyncio.timeout(BIT_DEADLINE_S):
-                return await nemesis.bit(world)
+                proof = await nemesis.bit(world)
+                report.problem = "" if proof else getattr(nemesis, "problem", "")
+                return proof
         except (TimeoutError, ProcessError) as error:
             report.problem = str(error)[:500]
             return ""

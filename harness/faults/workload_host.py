@@ -9,10 +9,11 @@ import json
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attrs import define
+from attrs import asdict, define
 
 from callboard.core.handoff_records import Ended, Granted, TableInstalled
 from callboard.core.versions import Policy
@@ -27,17 +28,37 @@ from callboard.host import (
     StaleFenceError,
     Stored,
     StoreError,
-    VersionConflictError,
     method,
 )
 from harness.faults.clock import real_ns
 
-LOG_SCHEMA = """
+LOCK_S = 10.0
+CLOCK = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+COLUMNS = "at_ms, actor, fence, accepted, kind, token, host, incarnation"
+
+
+def _of(name: str) -> str:
+    """A field of a stored state, in SQL."""
+    return f"json_extract(CAST(NEW.value AS TEXT), '$.{name}')"
+
+
+LOG_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS access (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, at_ns INTEGER NOT NULL, actor TEXT NOT NULL, fence INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, actor TEXT NOT NULL, fence INTEGER NOT NULL,
     accepted INTEGER NOT NULL, kind TEXT NOT NULL, token TEXT NOT NULL, host TEXT NOT NULL, incarnation INTEGER NOT NULL
 );
-"""
+CREATE TRIGGER IF NOT EXISTS saved AFTER INSERT ON actor WHEN NEW.value IS NOT NULL BEGIN
+    INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, NEW.type || '/' || NEW.id, NEW.fence, 1,
+        'save', {_of("token")}, {_of("host")}, {_of("incarnation")});
+END;
+CREATE TRIGGER IF NOT EXISTS seen AFTER INSERT ON actor WHEN NEW.value IS NULL BEGIN
+    INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, NEW.type || '/' || NEW.id, NEW.fence, 1, 'load', '', '', 0);
+END;
+CREATE TRIGGER IF NOT EXISTS raised AFTER UPDATE OF fence ON actor BEGIN
+    INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, NEW.type || '/' || NEW.id, NEW.fence, 1, 'load', '', '', 0);
+END;
+"""  # noqa: S608
+"""A log of accesses, kept by the database itself: in one transaction with each of them, and in their order."""
 
 
 @define
@@ -53,72 +74,49 @@ class Trace:
 
 
 class TracedStore(SqliteStore):
-    """A SQLite store that keeps a log of its accesses, written in the same transactions."""
+    """The store under test, with a log of accesses beside it."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.host: Host | None = None
+    host: Host
 
-    def _open(self) -> str:
-        store_id = super()._open()
-        assert self._connection is not None
-        # What the machine's power supply does is no part of a run, and other disks' syncs would set the pace.
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.executescript(LOG_SCHEMA)
+    async def open(self) -> str:
+        """See `StateStore`."""
+        store_id = await super().open()
+        with closing(self._second_connection()) as connection:
+            connection.executescript(LOG_SCHEMA)
         return store_id
+
+    def _second_connection(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=LOCK_S, isolation_level=None)
 
     async def load(self, key: ActorKey, fence: int) -> Stored:
         """See `StateStore`."""
-
-        def load(connection: sqlite3.Connection) -> Stored:
-            value, version, _ = self._checked(connection, key, fence)
-            self._log(connection, key, fence, kind="load", accepted=True)
-            return Stored(value, version)
-
         try:
-            return await self._in_transaction(load)
+            return await super().load(key, fence)
         except StaleFenceError:
             await self._refused(key, fence, "load")
             raise
 
     async def save(self, key: ActorKey, value: bytes, *, expected_version: int, fence: int) -> int:
-        """See `StateStore`. `value` is an object with the token of the call that writes it."""
-        token = json.loads(value)["token"]
-
-        def logged(connection: sqlite3.Connection) -> int:
-            _, version, newest = self._checked(connection, key, fence)
-            if version != expected_version:
-                raise VersionConflictError(f"{key} has version {version}, not {expected_version}")
-            row = (key.namespace, key.actor_type, key.actor_id, value, version + 1, max(fence, newest))
-            connection.execute("INSERT OR REPLACE INTO actor VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._log(connection, key, fence, kind="save", accepted=True, token=token)
-            return version + 1
-
+        """See `StateStore`."""
         try:
-            return await self._in_transaction(logged)
+            return await super().save(key, value, expected_version=expected_version, fence=fence)
         except StaleFenceError:
             await self._refused(key, fence, "save")
             raise
 
     async def _refused(self, key: ActorKey, fence: int, kind: str) -> None:
-        await self._in_transaction(lambda connection: self._log(connection, key, fence, kind=kind, accepted=False))
-
-    def _log(
-        self,
-        connection: sqlite3.Connection,
-        key: ActorKey,
-        fence: int,
-        *,
-        kind: str,
-        accepted: bool,
-        token: str = "",
-    ) -> None:
-        actor = f"{key.actor_type}/{key.actor_id}"
-        assert self.host is not None
+        """Fences only rise, so that a refusal may be written down a moment after it happened."""
         incarnation = self.host.session.machine.incarnation
-        row = (real_ns(), actor, fence, accepted, kind, token, self.host.name, incarnation)
-        columns = "at_ns, actor, fence, accepted, kind, token, host, incarnation"
-        connection.execute(f"INSERT INTO access ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
+        row = (f"{key.actor_type}/{key.actor_id}", fence, kind, self.host.name, incarnation)
+
+        def write() -> None:
+            with closing(self._second_connection()) as connection:
+                connection.execute(
+                    f"INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, ?, ?, 0, ?, '', ?, ?)",  # noqa: S608
+                    row,
+                )
+
+        await asyncio.to_thread(write)
 
 
 class TracedHost(Host):
@@ -163,10 +161,12 @@ class State:
 
     value: Any
     token: str = ""
+    host: str = ""
+    incarnation: int = 0
 
     def encoded(self) -> bytes:
-        """For the store."""
-        return json.dumps({"value": self.value, "token": self.token}).encode()
+        """For the store, whose log reads it too."""
+        return json.dumps(asdict(self)).encode()
 
 
 class Traced(Actor):
@@ -190,7 +190,7 @@ class Traced(Actor):
         begun_ns, incarnation = real_ns(), self.host.session.machine.incarnation
         state, self.state = self.state or await self._load(), None
         if change is not None:
-            state = State(change(state.value), token)
+            state = State(change(state.value), token, self.host.name, incarnation)
             await self.context.save(state.encoded())
         self.state = state
         self._trace(name, token, begun_ns, incarnation)

@@ -62,6 +62,13 @@ class Base:
     async def _pause(self, shortest_s: float, longest_s: float) -> None:
         await asyncio.sleep(self.random.uniform(shortest_s, longest_s))
 
+    async def abandon(self) -> None:
+        """End at once, when the run cannot be finished anyway."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def failed(self) -> BaseException | None:
         """What a task died of."""
         for task in self._tasks:
@@ -157,6 +164,12 @@ class Actors(Base):
         """See `Workload`."""
         await asyncio.gather(*(self.read_until_ok(key.name) for key in list(self._current.values())))
 
+    async def abandon(self) -> None:
+        """See `Base`."""
+        await super().abandon()
+        for client in self.clients:
+            await client.router.__aexit__()
+
     async def stop(self) -> None:
         """See `Workload`. Reads every key once more, and those in use twice."""
         await self._end_tasks()
@@ -238,9 +251,17 @@ class Members(Base):
 
         await wait_until(works, deadline_s=SETTLE_DEADLINE_S, what="linearizable reads at every replica")
 
+    async def abandon(self) -> None:
+        """See `Base`."""
+        await super().abandon()
+        await self._close()
+
     async def stop(self) -> None:
         """See `Workload`."""
         await self._end_tasks()
+        await self._close()
+
+    async def _close(self) -> None:
         await asyncio.gather(*(session.stop() for session in self._sessions))
         for channels in self._channels:
             await channels.close()
@@ -335,6 +356,11 @@ class Sidecars(Base):
         await self._end_tasks()
         await self.fleet.wait_converged(deadline_s=SETTLE_DEADLINE_S)
 
+    async def abandon(self) -> None:
+        """See `Base`."""
+        await super().abandon()
+        await self.fleet.__aexit__()
+
     async def stop(self) -> None:
         """See `Workload`."""
         await self._end_tasks()
@@ -349,6 +375,7 @@ class Workloads:
     """Several at once."""
 
     by_name: dict[str, Any]
+    started: list[Any] = Factory(list)
 
     @classmethod
     def of(cls, names: Iterable[str], cluster: FaultCluster, recorder: Recorder, seed: int) -> Self:
@@ -358,16 +385,23 @@ class Workloads:
     async def start(self) -> None:
         """Begin all."""
         for workload in self.by_name.values():
+            self.started.append(workload)
             await workload.start()
 
     async def settle(self) -> None:
         """Wait until all work again. Raises TimeoutError."""
         await asyncio.gather(*(workload.settle() for workload in self.by_name.values()))
 
+    async def abandon(self) -> None:
+        """End all at once."""
+        for workload in self.started:
+            await workload.abandon()
+
     async def stop(self) -> None:
         """End all."""
-        for workload in self.by_name.values():
-            await workload.stop()
+        while self.started:
+            await self.started[0].stop()
+            del self.started[0]
 
     def failed(self) -> BaseException | None:
         """What a workload's task died of, if one did: a fault of the harness, never of the service."""

@@ -152,6 +152,24 @@ def test_an_old_sidecar_gets_its_tables_once_more() -> None:
     assert machine.handle(Tick(), 60_000) == [], "once, not for ever"
 
 
+def test_a_round_before_the_repeated_push_puts_it_off() -> None:
+    """The old sidecar counts from its last lock on: a push before it forgets its tables would only be another lock."""
+    machine = BarrierNamespace(BarrierSettings(repeat_push_ms=20_000))
+    machine.handle(Started(Version(0, 3), member("old", "T1")), 0)
+    heartbeat = SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)
+    machine.handle(StreamOpened(1, heartbeat), 100)
+    for phase in Phase:
+        machine.handle(OrderWritten(1, phase, 3), 100)
+    machine.handle(MessageReceived(1, heartbeat), 1_000)
+
+    machine.handle(TablesChanged(Version(0, 4), member("old", "T1")), 10_000)
+    for at_ms, phase in enumerate(Phase, start=10_001):
+        machine.handle(OrderWritten(1, phase, 4), at_ms)
+        machine.handle(MessageReceived(1, heartbeat), at_ms)
+    assert machine.handle(Tick(), 29_999) == []
+    assert machine.handle(Tick(), 30_000) == [SendOrder(1, phase, 4) for phase in Phase]
+
+
 def test_a_repeated_push_waits_for_orders_under_way_and_ends_with_the_stream() -> None:
     machine = BarrierNamespace(BarrierSettings(repeat_push_ms=20_000, round_timeout_ms=60_000))
     machine.handle(Started(Version(0, 3), member("old", "T1")), 0)

@@ -420,6 +420,10 @@ class BarrierNamespace:
         self._round_due = False
         self._pushes = {}
         self._round = Round(self._version, self._members, participants, len(participants), now_ms, now_ms)
+        # A sidecar whose count is out of step forgets its tables 15 s after its last lock, so a repetition comes later.
+        for stream_id in participants:
+            if self._repeats.pop(stream_id, None) is not None:
+                self._repeats[stream_id] = now_ms + self.settings.repeat_push_ms
         self._order_all(self._round)
         self._advance_round(self._round, now_ms)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from callboard.core.slot_records import SlotTable
 from callboard.core.table_delta import HostEntry, TableView, make_view
-from callboard.host import Actor, CallSettings, Client, Host, NotServedError, SqliteStore, method
+from callboard.host import Actor, CallSettings, Client, Host, SqliteStore, method
 from callboard.host.clock import now_ms
+from harness.processes import wait_until
 
 
 class Lamp(Actor):
@@ -39,11 +38,17 @@ async def test_a_host_without_a_table_is_asked_again(tmp_path: Path) -> None:
         listen="127.0.0.1:0", cluster="127.0.0.1:1", actors=[Lamp], name="h1", store=SqliteStore(tmp_path / "state.db")
     )
     await host._start_server()
-    client = Client("default", OneTable(host.address), now_ms, CallSettings(timeout_ms=300))
+    client = Client("default", OneTable(host.address), now_ms, CallSettings(timeout_ms=60_000))
+    call = asyncio.ensure_future(client.actor(Lamp, "l1").glow())
+
+    async def tried_again() -> bool:
+        assert not call.done(), "the call failed instead of being tried again"
+        return client.figures.retried > 2
+
     try:
-        with pytest.raises(NotServedError, match="no table yet"):
-            await client.actor(Lamp, "l1").glow()
-        assert client.figures.retried > 1
+        await wait_until(tried_again, deadline_s=30, what="some attempts")
     finally:
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
         await client.close()
         await host.kill()
