@@ -14,7 +14,7 @@ from attrs import Factory, define
 
 from harness.faults.cluster import RAFT, others
 from harness.faults.nemeses import FaultSpec, World, kind, number, text
-from harness.faults.probes import PADDING, PAYLOAD, PING, SILENCE_S, Heard, Held, Probe, probe
+from harness.faults.probes import FILLER, FILLER_BYTES, SILENCE_S, Heard, Held, Probe, probe
 from harness.faults.proxies import Change, Direction, Link, Style
 
 Grudge = frozenset[tuple[str, str]]
@@ -50,7 +50,7 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
             return apart(order[:half], order[half + 1 :]), f"{order[half]} sees both sides"
         case "partition_ring":
             order = world.random.sample(replicas, len(replicas))
-            return _ring(order), "->".join(order)
+            return ring(order), "->".join(order)
         case "one_way":
             hit = await world.pick_replicas(spec.target or "leader")
             pairs = itertools.product(hit, others(replicas, *hit))
@@ -79,7 +79,7 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
     raise AssertionError(spec.kind)
 
 
-def _ring(order: list[str]) -> Grudge:
+def ring(order: list[str]) -> Grudge:
     """Everybody hears a majority, no two the same one: each hears itself and those next before it on the ring."""
     heard = len(order) // 2
     count = len(order)
@@ -212,7 +212,7 @@ class Slow:
         return target
 
     async def _probes(self) -> list[Probe]:
-        return await asyncio.gather(*(probe(link.address, timeout_s=5, pings=PADDING) for link in self._probed))
+        return await asyncio.gather(*(probe(link.address, timeout_s=5, filler=FILLER) for link in self._probed))
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
@@ -261,9 +261,9 @@ class Slow:
             case "latency":
                 return 2 * number(self.spec, "ms", 100) * 9 // 10
             case "bandwidth":
-                return PADDING * len(PING + PAYLOAD) // number(self.spec, "kilobytes_per_s", 8)
+                return FILLER_BYTES // number(self.spec, "kilobytes_per_s", 8)
             case "slicing":
-                slices = PADDING * len(PING + PAYLOAD) // (2 * number(self.spec, "bytes", 40))
+                slices = FILLER_BYTES // (2 * number(self.spec, "bytes", 40))
                 return slices * number(self.spec, "pause_us", 300) // 1000
         return 2
 

@@ -30,7 +30,7 @@ def _basic(history: History) -> list[CheckResult]:
         linearizability.check(_keys(history, "list/"), models.AppendList(), time_limit_s=SEARCH_LIMIT_S),
         linearizability.check(_keys(history, "member/"), models.MemberRegister(), time_limit_s=SEARCH_LIMIT_S),
         _acknowledged(history),
-        *(tables.check_tables(_of_namespace(history, name)) for name in history.settings["namespaces"]),
+        *(tables.check_tables(_of_namespace(history, name)) for name in _namespaces(history)),
     ]
     if history.settings["policy"] == "exclusive":
         results += [
@@ -53,6 +53,10 @@ def _acknowledged(history: History) -> CheckResult:
     final = {note.fields["key"]: note.fields["value"] for note in history.notes_of("final")}
     appended = {key: found for key, found in history.by_key(["append"]).items() if key in final}
     return effects.check_acknowledged_once(appended, final)
+
+
+def _namespaces(history: History) -> list[str]:
+    return sorted({note.fields["namespace"] for note in history.notes_of(tables.TABLE)})
 
 
 def _of_namespace(history: History, name: str) -> History:

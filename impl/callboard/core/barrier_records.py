@@ -72,10 +72,10 @@ class BarrierSettings:
     `coalesce_ms`: how long changes are collected after each round; 0 proposes them at once.
     `member_grace_ms`: how long a new leader waits for members that have not reconnected.
     `retry_ms`: pause after a batch that failed.
-    `repeat_push_ms`: so long after it was admitted, or after a later round if one comes before that, an old sidecar (one
-    that never set an operation) gets the tables once more; 0 for never. A sidecar of 1.16 that lost its former stream
-    in mid-round counts one lock too many, stays locked after its next triples, and 15 s after the last of them forgets
-    its tables; only a later triple brings them back.
+    `repeat_push_ms`: so long after it was admitted, or after a later round if one comes before that, an old sidecar
+    (one that never set an operation) gets the tables once more; 0 for never. A sidecar of 1.16 that lost its former
+    stream in mid-round counts one lock too many, stays locked after its next triples, and 15 s after the last of them
+    forgets its tables; only a later triple brings them back.
     `batch_items_max`, `batch_bytes_max`: size of one batch; more changes make several batches before one round.
     `streams_max`: open streams of the namespace.
     """
