@@ -140,11 +140,11 @@ class ActorClient:
         )
         return outcome
 
-    async def append(self, caller: Caller, actor_id: str, value: int) -> Outcome:
-        """Operation `append`."""
+    async def append(self, caller: Caller, actor_id: str, value: int, *, hold_ms: int = 0) -> Outcome:
+        """Operation `append`, in a turn that takes `hold_ms`."""
         actor = self.router.client.actor(Journal, actor_id)
         outcome, _ = await caller.do(
-            "append", f"list/{actor_id}", value, lambda token: _called(actor.append(value, token))
+            "append", f"list/{actor_id}", value, lambda token: _called(actor.append(value, token, hold_ms))
         )
         return outcome
 

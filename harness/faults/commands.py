@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from callboard.core.durations import parse_duration_ms
+from harness.faults.history import HistoryError, read_history
 from harness.faults.nemeses import KINDS, ScheduleError
-from harness.faults.runner import ALL_WORKLOADS, RunReport, RunSettings, cluster_settings, run
-from harness.faults.schedules import GROUPS, Schedule, draw, load
+from harness.faults.runner import ALL_WORKLOADS, RunReport, RunSettings, cluster_settings, results_of, run
+from harness.faults.schedules import GROUPS, Schedule, draw, load, scenarios
 
 DEFAULT_OUT = Path(".build/faults")
 
@@ -37,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--hosts", type=int, default=3)
     runs.add_argument("--schedule", type=Path, action="append", default=[], help="replay stored faults")
     runs.add_argument("--out", type=Path, default=None, help=f"default: {DEFAULT_OUT}/TIME")
-    commands.add_parser("list", help="kinds of faults and their groups")
+    runs.add_argument("--scenario", action="append", default=[], help="stored schedules by name (see `list`), or all")
+    checks = commands.add_parser("check", help="check saved histories again")
+    checks.add_argument("histories", type=Path, nargs="+", help="history.jsonl, or a directory with some below it")
+    commands.add_parser("list", help="kinds of faults, their groups, and the stored scenarios")
     return top
 
 
@@ -46,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     options, console = parser().parse_args(arguments), Console(soft_wrap=True)
     if options.command == "list":
         console.print(kinds_table())
+        console.print(scenarios_table())
         return 0
+    if options.command == "check":
+        return check_again(options.histories, console)
     try:
         schedules = schedules_of(options)
     except (ScheduleError, ValueError) as error:
@@ -65,8 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def schedules_of(options: argparse.Namespace) -> list[Schedule]:
     """Stored or drawn ones. Raises ScheduleError, ValueError."""
-    if options.schedule:
-        return [load(path) for path in options.schedule]
+    stored = [load(path) for path in [*options.schedule, *scenario_paths(options.scenario)]]
+    if stored:
+        return stored
     duration_s = parse_duration_ms(options.time) / 1000
     first = options.seed if options.seed is not None else secrets.randbelow(1_000_000)
     chosen = {
@@ -81,9 +89,37 @@ def schedules_of(options: argparse.Namespace) -> list[Schedule]:
     ]
 
 
+def scenario_paths(names: list[str]) -> list[Path]:
+    """Files of stored schedules. Raises ScheduleError."""
+    known = scenarios()
+    for name in names:
+        if name != "all" and name not in known:
+            raise ScheduleError(f"scenario {name!r} is none of {', '.join(known)}")
+    return [path for name, path in known.items() if name in names or "all" in names]
+
+
+def check_again(paths: list[Path], console: Console) -> int:
+    """Check saved histories; returns the exit code."""
+    failed = 0
+    for path in paths:
+        for file in sorted(path.rglob("history.jsonl")) if path.is_dir() else [path]:
+            try:
+                results = results_of(read_history(file))
+            except HistoryError as error:
+                console.print(f"error: {error}", style="red")
+                return 2
+            bad = [result for result in results if result["verdict"] != "valid"]
+            console.print(f"{file}: {len(results)} verdicts, {len(bad)} of them not valid")
+            show_findings(bad, console)
+            failed += bool(bad)
+    return 1 if failed else 0
+
+
 async def one_run(_options: argparse.Namespace, schedule: Schedule, directory: Path, console: Console) -> RunReport:
     """One run with its progress."""
     console.rule(f"{schedule.name}: {len(schedule.faults)} faults in {schedule.duration_s:g} s")
+    if schedule.about:
+        console.print(schedule.about)
     for fault in schedule.faults:
         console.print(f"  {fault}", highlight=False)
     begun = time.monotonic()
@@ -112,11 +148,9 @@ def show(report: RunReport, console: Console) -> None:
         faults.add_row(fault.spec.kind, fault.target, fault.proof or f"NONE: {fault.problem}")
     console.print(faults)
     console.print(figures_line(report.figures), highlight=False)
-    for result in report.results:
-        if result["verdict"] != "valid":
-            console.print(f"{result['verdict'].upper()} {result['checker']}", style="bold red")
-            for line in result["explanation"]:
-                console.print(f"  {line}", highlight=False)
+    show_findings([result for result in report.results if result["verdict"] != "valid"], console)
+    for finding in report.findings:
+        console.print(f"FAILED: {finding}", style="bold red", highlight=False)
     for line in [*report.failures, *report.gates]:
         console.print(f"FAILED: {line}", style="bold red", highlight=False)
     if not report.passed:
@@ -124,11 +158,27 @@ def show(report: RunReport, console: Console) -> None:
         console.print(f"again: python -m harness.faults run --schedule {path}")
 
 
+def show_findings(results: list[dict[str, Any]], console: Console) -> None:
+    """Verdicts with their reasons."""
+    for result in results:
+        console.print(f"{result['verdict'].upper()} {result['checker']}", style="bold red")
+        for line in result["explanation"]:
+            console.print(f"  {line}", highlight=False)
+
+
 def figures_line(figures: dict[str, Any]) -> str:
     """Figures of a run in a few lines."""
     operations = ", ".join(f"{name} {count}" for name, count in figures.get("operations", {}).items())
     rest = ", ".join(f"{name} {value}" for name, value in figures.items() if name not in {"operations", "notes"})
     return f"operations: {operations}\n{rest}"
+
+
+def scenarios_table() -> Table:
+    """What `--scenario` takes."""
+    table = Table("scenario", "about")
+    for name, path in scenarios().items():
+        table.add_row(name, load(path).about)
+    return table
 
 
 def kinds_table() -> Table:

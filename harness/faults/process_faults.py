@@ -215,6 +215,32 @@ class HostRestart(OnProcesses):
         await self.start_again(world)
 
 
+@kind("host_kill_while_leaving")
+@define(eq=False)
+class KillWhileLeaving(OnProcesses):
+    """SIGTERM, and SIGKILL in the middle of the leave."""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        for name in self.names:
+            host = world.cluster.hosts[name]
+            os.kill(host.pid, signal.SIGTERM)
+            host.leaving = True
+            world.note_process(name, "leaving")
+            await asyncio.sleep(world.random.randint(20, number(self.spec, "longest_ms", 600)) / 1000)
+            await host.kill()
+            world.note_process(name, "killed")
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        gone = [name for name in self.names if not world.process(name).alive]
+        return f"{len(gone)} hosts are gone" if gone == self.names else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
 @kind("storm")
 @define(eq=False)
 class Storm:

@@ -13,13 +13,15 @@ import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, asdict, define, evolve, frozen
 
 from callboard.core.versions import Policy
+from harness.faults.checkers.activations import check_turn_based
+from harness.faults.checkers.verdict import Verdict
 from harness.faults.cluster import (
     ELECTION_MS,
     NAMESPACE,
@@ -84,8 +86,15 @@ class RunReport:
     @property
     def passed(self) -> bool:
         """Whether nothing was found, and everything was looked at."""
-        bad = [result for result in self.results if result["verdict"] != "valid"]
-        return not bad and not self.gates and not self.failures and bool(self.results)
+        return not self.findings and not self.gates and not self.failures and bool(self.results)
+
+    @property
+    def findings(self) -> list[str]:
+        """Checkers whose verdict is not the expected one."""
+        expected = set(self.schedule.expect)
+        found = {str(result["checker"]) for result in self.results if result["verdict"] == Verdict.INVALID.value}
+        other = {str(result["checker"]) for result in self.results if result["verdict"] != Verdict.VALID.value}
+        return sorted([*(other - expected), *(f"{name} (expected, not found)" for name in expected - found)])
 
     def as_json(self) -> dict[str, Any]:
         """For results.json."""
@@ -120,12 +129,17 @@ async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
     report.figures["wall_s"] = round(time.monotonic() - begun, 1)
     say("checking the history")
     history = read_history(path)
-    report.results = [_result_as_json(result) for result in judge(history)]
+    report.results = results_of(history)
     report.figures |= figures_of(history)
     if not report.failures:
         report.gates += gates_of(history, report.faults, settings.workloads)
     (settings.directory / "results.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
     return report
+
+
+def results_of(history: History) -> list[dict[str, Any]]:
+    """What all checkers say."""
+    return [_result_as_json(result) for result in judge(history)]
 
 
 def _result_as_json(result: Any) -> dict[str, Any]:
@@ -344,6 +358,7 @@ class _Run:
 
 # -- what a run looked at --------------------------------------------------------------------------------
 
+MOVING = ("host_kill", "host_restart", "host_kill_while_leaving", "storm", "host_crash_loop")
 FUNCTIONS = {
     "actors": (("add", "counter/"), ("append", "list/"), ("read", "counter/"), ("read", "list/")),
     "members": (("upsert", "member/"), ("read", "member/")),
@@ -352,7 +367,7 @@ FUNCTIONS = {
 }
 
 
-def gates_of(history: History, faults: Iterable[FaultReport], workloads: Iterable[str]) -> list[str]:
+def gates_of(history: History, faults: Sequence[FaultReport], workloads: Sequence[str]) -> list[str]:
     """What the run did not exercise; empty for one that counts."""
     succeeded = Counter(
         (operation.function, operation.key.partition("/")[0] + "/", operation.phase)
@@ -371,6 +386,9 @@ def gates_of(history: History, faults: Iterable[FaultReport], workloads: Iterabl
         for fault in faults
         if not fault.proof and not fault.problem.startswith("nobody")
     ]
+    moving = [fault.spec.kind for fault in faults if fault.proof and fault.spec.kind in MOVING]
+    if moving and "actors" in workloads and not check_turn_based(history).figures["moves"]:
+        gates.append(f"no actor moved, in spite of {', '.join(moving)}")
     if history.torn:
         gates.append("the history's last line is torn")
     return gates

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "kill": ("kill", "crash_loop"),
     "pause": ("pause",),
     "restart": ("rolling_restart",),
-    "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop"),
+    "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop", "host_kill_while_leaving"),
     "storm": ("storm",),
     "disk": ("torn_tail", "corrupt_byte", "wiped_disk"),
 }
@@ -33,6 +33,7 @@ LANES: dict[str, tuple[str, ...]] = {
 """Groups by lane; more often named is more often drawn."""
 LEASE_S = 2.5
 ELECTION_S = 3.0
+SCENARIOS = Path(__file__).parent / "scenarios"
 _CUT_OFF = ("leader", "leader", "one", "follower", "minority")
 _AROUND = ("raft", "leader", "host")
 _ANY = ("one", "follower", "leader")
@@ -89,11 +90,16 @@ class Schedule:
     name: str = ""
     settings: dict[str, Any] = field(factory=dict)
     """Options of the run that the faults need: replicas, hosts, engine, policy, workloads."""
+    about: str = ""
+    expect: tuple[str, ...] = ()
+    """Checkers that must find something: a control that shows that they can."""
 
     def as_json(self) -> dict[str, Any]:
         """For files."""
         return {
             "name": self.name,
+            "about": self.about,
+            "expect": list(self.expect),
             "seed": self.seed,
             "duration_s": self.duration_s,
             "settings": self.settings,
@@ -116,6 +122,8 @@ def load(path: Path) -> Schedule:
             tuple(faults),
             str(content.get("name", path.stem)),
             dict(content.get("settings", {})),
+            str(content.get("about", "")),
+            tuple(content.get("expect", ())),
         )
     except OSError as error:
         raise ScheduleError(f"{path}: {error.strerror}") from None
@@ -123,6 +131,11 @@ def load(path: Path) -> Schedule:
         raise ScheduleError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ScheduleError(f"{path} is no schedule: {error!r}") from None
+
+
+def scenarios() -> dict[str, Path]:
+    """Stored schedules by name: regressions named after faults that other systems had."""
+    return {path.stem: path for path in sorted(SCENARIOS.glob("*.json"))}
 
 
 def kinds_of(names: Iterable[str]) -> list[str]:

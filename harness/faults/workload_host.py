@@ -185,9 +185,10 @@ class Traced(Actor):
         self.state = State(**json.loads(stored)) if stored else State(self.empty)
         return self.state
 
-    async def _turn(self, name: str, token: str, change: Any) -> Any:
-        """One turn: `change` makes the new value from the old one, or is None to read."""
+    async def _turn(self, name: str, token: str, change: Any, *, hold_ms: int = 0) -> Any:
+        """One turn: `change` makes the new value from the old one, or is None to read. `hold_ms`: how long it takes."""
         begun_ns, incarnation = real_ns(), self.host.session.machine.incarnation
+        await asyncio.sleep(hold_ms / 1000)
         state, self.state = self.state or await self._load(), None
         if change is not None:
             state = State(change(state.value), token, self.host.name, incarnation)
@@ -240,9 +241,9 @@ class Journal(Traced):
     empty: ClassVar[Any] = []
 
     @method
-    async def append(self, value: int, token: str) -> list[int]:
-        """Returns the list after it."""
-        result: list[int] = await self._turn("append", token, lambda values: [*values, value])
+    async def append(self, value: int, token: str, hold_ms: int = 0) -> list[int]:
+        """Returns the list after it. `hold_ms`: how long the turn takes at least."""
+        result: list[int] = await self._turn("append", token, lambda values: [*values, value], hold_ms=hold_ms)
         return result
 
     @method

@@ -30,6 +30,8 @@ CALLERS_PER_KEY = 2
 SIDECARS_AT_FIRST = 5
 CHURN_S = (4.0, 9.0)
 FINAL_AT_ONCE = 12
+LONG_TURNS = 0.04
+HOLDS_MS = (100, 300, 900, 1500)
 SETTLE_DEADLINE_S = 90.0
 
 
@@ -139,7 +141,9 @@ class Actors(Base):
             elif kind == "counter":
                 outcome = await client.add(caller, actor_id, self.random.randint(1, 9))
             else:
-                outcome = await client.append(caller, actor_id, next(self._values))
+                # Some turns outlive the drain time: an actor that moves away must not wait for them for ever.
+                hold_ms = self.random.choice(HOLDS_MS) if self.random.random() < LONG_TURNS else 0
+                outcome = await client.append(caller, actor_id, next(self._values), hold_ms=hold_ms)
             key.note(outcome)
             await self._pause(0.1, 0.35)
 

@@ -11,7 +11,8 @@ import pytest
 from harness.faults.commands import main
 from harness.faults.nemeses import KINDS, ScheduleError, spec_of
 from harness.faults.network_faults import apart, ring
-from harness.faults.schedules import GROUPS, LANES, draw, lane_of, load
+from harness.faults.runner import ALL_WORKLOADS
+from harness.faults.schedules import GROUPS, LANES, draw, lane_of, load, scenarios
 
 SETTINGS = {"workloads": ["actors"]}
 
@@ -47,6 +48,15 @@ def test_thirty_seeds_draw_every_kind() -> None:
     assert drawn == {kind for kinds in GROUPS.values() for kind in kinds}
     assert drawn <= KINDS.keys()
     assert all(lane_of(kind) for kind in drawn)
+
+
+@pytest.mark.parametrize("name", scenarios())
+def test_stored_scenarios_can_be_read(name: str) -> None:
+    schedule = load(scenarios()[name])
+    assert schedule.name == name
+    assert schedule.about
+    assert set(schedule.settings["workloads"]) <= set(ALL_WORKLOADS)
+    assert all(fault.at_s + fault.duration_s <= schedule.duration_s + 1 for fault in schedule.faults)
 
 
 def test_only_what_is_allowed_is_drawn() -> None:
