@@ -104,7 +104,7 @@ class World:
                 return self.random.sample(names, len(names) // 2 + 1)
             case "all":
                 return names
-        return self._named(target, names)
+        return self.named(target, names)
 
     def pick_hosts(self, target: str) -> list[str]:
         """Hosts that run, by a target: one, all, or names with commas."""
@@ -114,10 +114,11 @@ class World:
                 return [self.random.choice(names)] if names else []
             case "all":
                 return names
-        return self._named(target, list(self.cluster.hosts))
+        return self.named(target, list(self.cluster.hosts))
 
     @staticmethod
-    def _named(target: str, known: Sequence[str]) -> list[str]:
+    def named(target: str, known: Sequence[str]) -> list[str]:
+        """Names with commas. Raises ScheduleError for one that is not known."""
         names = target.split(",")
         for name in names:
             if name not in known:

@@ -32,16 +32,22 @@ def apart(left: Iterable[str], right: Iterable[str]) -> Grudge:
 
 async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
     """The grudge of a kind of partition, and whom it hits, for people."""
-    replicas, hosts, clients = world.replicas(), world.hosts(), [*world.cluster.clients(), "sidecars"]
+    if spec.kind.startswith(("host", "client")):
+        return _grudge_of_hosts(spec, world)
+    replicas = world.replicas()
+    everybody = [*replicas, *world.hosts(), *world.cluster.clients(), "sidecars"]
     match spec.kind:
         case "partition_replicas":
             hit = await world.pick_replicas(spec.target or "leader")
             return apart(hit, others(replicas, *hit)), ",".join(hit)
         case "partition_from_everybody":
             hit = await world.pick_replicas(spec.target or "leader")
-            return apart(hit, others([*replicas, *hosts, *clients], *hit)), ",".join(hit)
+            return apart(hit, others(everybody, *hit)), ",".join(hit)
+        case "partition_named":
+            everybody += others(world.cluster.hosts, *everybody)
+            hit = world.named(spec.target, everybody)
+            return apart(hit, others(everybody, *hit)), ",".join(hit)
         case "partition_halves":
-            everybody = [*replicas, *hosts, *clients]
             one = world.random.sample(everybody, len(everybody) // 2)
             return apart(one, others(everybody, *one)), "+".join(sorted(one))
         case "partition_bridge":
@@ -51,12 +57,13 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
         case "partition_ring":
             order = world.random.sample(replicas, len(replicas))
             return ring(order), "->".join(order)
-        case "one_way":
-            hit = await world.pick_replicas(spec.target or "leader")
-            pairs = itertools.product(hit, others(replicas, *hit))
-            if text(spec, "way", "out", ("in", "out")) == "out":
-                return frozenset(pairs), f"{','.join(hit)} is not heard"
-            return frozenset((b, a) for a, b in pairs), f"{','.join(hit)} does not hear"
+    hit = await world.pick_replicas(spec.target or "leader")
+    return _one_way(spec, hit, others(replicas, *hit))
+
+
+def _grudge_of_hosts(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
+    replicas, hosts = world.replicas(), world.hosts()
+    match spec.kind:
         case "host_isolated":
             hit = world.pick_hosts(spec.target or "one")
             return apart(hit, [*replicas, *others(hosts, *hit)]), ",".join(hit)
@@ -67,16 +74,17 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
         case "host_from_host":
             pair = world.random.sample(hosts, min(2, len(hosts)))
             return apart(pair[:1], pair[1:]), " and ".join(pair)
-        case "host_one_way":
-            hit = world.pick_hosts(spec.target or "one")
-            pairs = itertools.product(hit, replicas)
-            if text(spec, "way", "out", ("in", "out")) == "out":
-                return frozenset(pairs), f"{','.join(hit)} is not heard"
-            return frozenset((b, a) for a, b in pairs), f"{','.join(hit)} does not hear"
         case "client_from_hosts":
             client = world.random.choice(world.cluster.clients())
             return apart([client], hosts), client
-    raise AssertionError(spec.kind)
+    return _one_way(spec, world.pick_hosts(spec.target or "one"), replicas)
+
+
+def _one_way(spec: FaultSpec, hit: list[str], rest: list[str]) -> tuple[Grudge, str]:
+    pairs = itertools.product(hit, rest)
+    if text(spec, "way", "out", ("in", "out")) == "out":
+        return frozenset(pairs), f"{','.join(hit)} is not heard"
+    return frozenset((b, a) for a, b in pairs), f"{','.join(hit)} does not hear"
 
 
 def ring(order: list[str]) -> Grudge:
@@ -102,7 +110,7 @@ PARTITIONS = (
 )
 
 
-@kind(*PARTITIONS)
+@kind(*PARTITIONS, "partition_named")
 @define(eq=False)
 class Partition:
     """A grudge on the links."""

@@ -38,6 +38,7 @@ class OnProcesses:
 
     spec: FaultSpec
     names: list[str] = Factory(list)
+    problem: str = ""
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from harness.faults import network_faults, process_faults
+from harness.faults import clock_faults, network_faults, process_faults
 from harness.faults.nemeses import KINDS, FaultSpec, ScheduleError, Value, spec_of
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop", "host_kill_while_leaving"),
     "storm": ("storm",),
     "disk": ("torn_tail", "corrupt_byte", "wiped_disk"),
+    "clock": ("host_clock_rate",),
 }
 """What `--fault` may name besides single kinds."""
 LANES: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,8 @@ LANES: dict[str, tuple[str, ...]] = {
     "replicas": ("kill", "kill", "pause", "restart", "disk"),
     "hosts": ("host", "host", "storm"),
 }
-"""Groups by lane; more often named is more often drawn."""
+"""Groups by lane; more often named is more often drawn. Clocks are falsified only when asked for: not every machine has
+what that needs."""
 LEASE_S = 2.5
 ELECTION_S = 3.0
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -62,9 +64,11 @@ PARAMETERS: dict[str, dict[str, tuple[Value, ...]]] = {
     "host_one_way": {"way": ("in", "out")},
     "latency": {"ms": (20, 60, 150, 400)},
     "jitter": {"ms": (20, 60, 150, 400)},
+    "host_clock_rate": {"ppm": (9000, -9000)},
     "bandwidth": {"kilobytes_per_s": (4, 16, 64)},
 }
 SHORTEST_S = {
+    "host_clock_rate": 10.0,
     "crash_loop": 6.0,
     "torn_tail": 6.0,
     "corrupt_byte": 6.0,
@@ -150,11 +154,11 @@ def kinds_of(names: Iterable[str]) -> list[str]:
 
 
 def lane_of(kind: str) -> str:
-    """The lane in which a kind is drawn."""
+    """The lane in which a kind is drawn; those that are drawn only when asked for act on hosts."""
     for lane, groups in LANES.items():
         if any(kind in GROUPS[group] for group in groups):
             return lane
-    raise ScheduleError(f"fault {kind!r} belongs to no lane")
+    return "hosts"
 
 
 def draw(seed: int, duration_s: float, *, allowed: Sequence[str] = (), settings: dict[str, Any]) -> Schedule:
@@ -189,4 +193,5 @@ def _draw_one(drawn: random.Random, kind: str, lane: str, at_s: float, longest_s
     return FaultSpec(kind, at_s, round(min(duration_s, max(longest_s, 1.0)), 1), lane, target, parameters)
 
 
-assert process_faults  # its kinds are registered by its import
+assert process_faults
+assert clock_faults  # their kinds are registered by their import

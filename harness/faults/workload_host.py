@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,9 +31,10 @@ from callboard.host import (
     StoreError,
     method,
 )
-from harness.faults.clock import real_ns
+from harness.faults.clock import FALSIFIED, real_ns
 
 LOCK_S = 10.0
+CLOCK_PERIOD_S = 0.3
 CLOCK = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 COLUMNS = "at_ms, actor, fence, accepted, kind, token, host, incarnation"
 
@@ -258,6 +260,13 @@ def parse_dial(text: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in text.split(",") if pair)
 
 
+async def trace_clock(trace: Trace) -> None:
+    """Write down what this process takes for the time, beside the machine's."""
+    while True:
+        trace.write("clock", real_ns=real_ns(), host_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        await asyncio.sleep(CLOCK_PERIOD_S)
+
+
 async def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM, then leave in order."""
     store = TracedStore(Path(options.store))
@@ -278,7 +287,10 @@ async def run(options: argparse.Namespace) -> int:
     except (HostRefusedError, StoreError, OSError) as error:
         print(f"host {options.name}: {error}", file=sys.stderr)
         return 1
+    clock = asyncio.ensure_future(trace_clock(host.trace)) if os.environ.get(FALSIFIED) else None
     await host.serve_until_signal()
+    if clock is not None:
+        clock.cancel()
     return 0 if await host.leave() else 3
 
 
