@@ -58,12 +58,17 @@ class LoneHost:
     """See the module's description. `answers`: whether renewals are answered, at once."""
 
     def __init__(
-        self, *actors: type[Actor], store: StateStore | None = None, limits: RuntimeLimits | None = None
+        self,
+        *actors: type[Actor],
+        store: StateStore | None = None,
+        limits: RuntimeLimits | None = None,
+        fence: int = 0,
+        clock: ManualClock | None = None,
     ) -> None:
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.store = store or MemoryStore()
         self.answers = True
-        self.version = self.fence = 0
+        self.version, self.fence = 0, fence
         self.renewals: list[Renewal] = []
         self.stopped: list[Stopped] = []
         self.calls: list[asyncio.Task[Any]] = []

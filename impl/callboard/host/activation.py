@@ -117,11 +117,31 @@ class Services(Protocol):
         """See `ActorContext.start_timer`."""
 
 
+async def fenced(services: Services, access: Awaitable[Result]) -> Result:
+    """An access to the store; counts those that were refused for their fence."""
+    try:
+        return await access
+    except StaleFenceError:
+        services.note_stale()
+        raise
+
+
+class Keeper(Protocol):
+    """Who keeps reminders."""
+
+    async def save(self, activation: Activation, name: str, due_ms: int, period_ms: int | None, payload: bytes) -> None:
+        """See `ActorContext.remind`."""
+
+    async def cancel(self, activation: Activation, name: str) -> bool:
+        """See `ActorContext.cancel_reminder`."""
+
+
 class Context:
     """The `ActorContext` of one activation."""
 
-    def __init__(self, services: Services, activation: Activation) -> None:
+    def __init__(self, services: Services, reminders: Keeper, activation: Activation) -> None:
         self._services = services
+        self._reminders = reminders
         self._activation = activation
         self._version = 0
 
@@ -147,7 +167,7 @@ class Context:
     async def load(self) -> bytes | None:
         """See `ActorContext`."""
         store = self._services.store_at_gate(self._activation)
-        stored = await self._fenced(store.load(self._activation.key, self.fence))
+        stored = await fenced(self._services, store.load(self._activation.key, self.fence))
         self._version = stored.version
         return stored.value
 
@@ -155,14 +175,8 @@ class Context:
         """See `ActorContext`."""
         store = self._services.store_at_gate(self._activation)
         key, version = self._activation.key, self._version
-        self._version = await self._fenced(store.save(key, value, expected_version=version, fence=self.fence))
-
-    async def _fenced(self, access: Awaitable[Result]) -> Result:
-        try:
-            return await access
-        except StaleFenceError:
-            self._services.note_stale()
-            raise
+        access = store.save(key, value, expected_version=version, fence=self.fence)
+        self._version = await fenced(self._services, access)
 
     def start_timer(self, name: str, callback: Callable[[], Any], *, due_ms: int, period_ms: int | None = None) -> None:
         """See `ActorContext`."""
@@ -173,3 +187,11 @@ class Context:
         timer = self._activation.timers.pop(name, None)
         if timer is not None:
             timer.cancel()
+
+    async def remind(self, name: str, *, due_ms: int, period_ms: int | None = None, payload: bytes = b"") -> None:
+        """See `ActorContext`."""
+        await self._reminders.save(self._activation, name, due_ms, period_ms, payload)
+
+    async def cancel_reminder(self, name: str) -> bool:
+        """See `ActorContext`."""
+        return await self._reminders.cancel(self._activation, name)

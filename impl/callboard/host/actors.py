@@ -73,6 +73,17 @@ class ActorContext(Protocol):
     def cancel_timer(self, name: str) -> None:
         """Idempotent."""
 
+    async def remind(self, name: str, *, due_ms: int, period_ms: int | None = None, payload: bytes = b"") -> None:
+        """Have `on_reminder` called in `due_ms` from now, and then every `period_ms`, wherever the actor is then.
+
+        Kept in the state store, under the turn's fence, in place of one of that name. Delivered at least once: module
+        `callboard.host.reminders` says when. Raises StoreError, OutcomeUnknownError; TypeError if the actor has no
+        `on_reminder`.
+        """
+
+    async def cancel_reminder(self, name: str) -> bool:
+        """Whether there was one. Raises StoreError, OutcomeUnknownError."""
+
 
 class Actor:
     """Base of all actor classes. Instances are made by the host, without arguments."""
@@ -91,6 +102,10 @@ class Actor:
 
     async def on_deactivate(self, reason: DeactivationReason) -> None:
         """Called as the last turn, unless the lease is lost: then nothing may be done any more."""
+
+    async def on_reminder(self, name: str, payload: bytes) -> None:
+        """Called as a turn when a reminder is due. If it raises, it is called again after a pause."""
+        raise NotImplementedError(f"{type(self).__name__} has no on_reminder")
 
 
 def method(function: Function) -> Function:
@@ -164,6 +179,11 @@ class ActorType:
     name: str
     actor_class: type[Actor]
     methods: dict[str, Method] = field(factory=dict)
+
+    @property
+    def has_reminders(self) -> bool:
+        """Whether the class hears reminders."""
+        return self.actor_class.on_reminder is not Actor.on_reminder
 
     @classmethod
     def of(cls, actor_class: type[Actor]) -> ActorType:

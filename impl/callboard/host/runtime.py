@@ -39,6 +39,7 @@ from callboard.host.errors import (
     OutcomeUnknownError,
 )
 from callboard.host.logs import library_logger
+from callboard.host.reminders import Reminders, ReminderSettings
 from callboard.host.stores import ActorKey, StateStore
 from callboard.host.timers import Timers
 
@@ -70,6 +71,7 @@ class RuntimeLimits:
     idle_check_ms: int = 5_000
     timers_per_actor_max: int = 100
     close_grace_ms: int = 1_000
+    reminders: ReminderSettings = field(factory=ReminderSettings)
 
 
 @define
@@ -114,6 +116,14 @@ class Runtime:
         self._draining: set[tuple[str, int]] = set()
         self._early = EarlyCalls(clock, self._limits.early_calls_max)
         self._timers = Timers(clock, self.own_turn, self._limits.timers_per_actor_max)
+        self.reminders = Reminders(
+            namespace=namespace,
+            types=frozenset(name for name, kind in kinds.items() if kind.has_reminders),
+            clock=clock,
+            store=store,
+            turns=self,
+            settings=self._limits.reminders,
+        )
         self._leaving = False
         self._closed = False
         self._idle_check: Timer | None = None
@@ -198,12 +208,21 @@ class Runtime:
     def _make(self, kind: ActorType, actor_id: str, slot: int, right: Right) -> Activation:
         key = ActorKey(self._namespace, kind.name, actor_id)
         activation = Activation(key, slot, right, kind, kind.actor_class(), self.clock.now_ms())
-        activation.actor.context = Context(self, activation)
+        activation.actor.context = Context(self, self.reminders, activation)
         self._activations[kind.name, actor_id] = activation
         self._by_slot.setdefault((kind.name, slot), set()).add(activation)
         self.figures.activations += 1
         self._arm_idle_check()
         return activation
+
+    async def activate(self, actor_type: str, actor_id: str) -> Activation:
+        """The actor's activation, if this host may serve it now: for turns that no call asked for. Raises CallError."""
+        now, slot = self.clock.now_ms(), slot_of(actor_type, actor_id, self.slot_bits)
+        right = self.admission().admit(actor_type, slot, now)
+        if not isinstance(right, Right):
+            raise NotOwnerError(f"slot {slot} of {actor_type}: {right.value}", self._version())
+        kind = self._kinds[actor_type]
+        return await self._activation(kind, actor_id, slot, right, now + kind.actor_class.idle_timeout_ms)
 
     # -- turns -------------------------------------------------------------------------------------------
 
@@ -330,10 +349,12 @@ class Runtime:
     def granted(self, effect: Granted) -> None:
         """Slots may be served."""
         self._draining.difference_update(_slots(effect.spans))
+        self.reminders.granted(effect.spans)
         self.wake_early_calls()
 
     def stop_admitting(self, effect: StopAdmitting) -> None:
         """Let running turns end, deactivate, and report each slot."""
+        self.reminders.lost(effect.spans)
         reason = DeactivationReason.LEAVING if self._leaving else DeactivationReason.MOVED
         for span in effect.spans:
             empty = []
@@ -360,6 +381,7 @@ class Runtime:
 
     def ended(self, effect: Ended) -> None:
         """The gate is shut: drop what is left without calling it."""
+        self.reminders.lost(effect.spans)
         reason = DeactivationReason.LEASE if effect.reason is EndReason.LEASE else DeactivationReason.MOVED
         for activation in self._in(effect.spans):
             activation.closing = reason
@@ -458,6 +480,7 @@ class Runtime:
             self._idle_check.cancel()
         self.wake_early_calls()
         await self._timers.close()
+        await self.reminders.close()
         tasks = []
         for activation in list(self._activations.values()):
             activation.closing = activation.closing or DeactivationReason.LEAVING
