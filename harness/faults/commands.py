@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import secrets
 import shlex
 import time
@@ -62,12 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or DEFAULT_OUT / time.strftime("%Y%m%d-%H%M%S")
     failed = 0
     for schedule in schedules:
-        directory = out / schedule.name
+        directory = fresh(out / schedule.name)
         report = asyncio.run(one_run(options, schedule, directory, console))
         show(report, console)
         failed += not report.passed
     console.print(f"{len(schedules)} runs, {failed} failed; histories are in {out}")
     return 1 if failed else 0
+
+
+def fresh(directory: Path) -> Path:
+    """This directory, or one beside it with a number: a history is never written over."""
+    numbered = directory
+    for number in itertools.count(2):
+        if not (numbered / "history.jsonl").exists():
+            break
+        numbered = directory.with_name(f"{directory.name}-{number}")
+    return numbered
 
 
 def schedules_of(options: argparse.Namespace) -> list[Schedule]:

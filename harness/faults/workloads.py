@@ -20,7 +20,7 @@ from harness.sidecars.events import SidecarSpec
 from harness.sidecars.fleet import Fleet, Generation
 
 OPERATIONS_PER_KEY = 150
-UNKNOWN_PER_KEY = 10
+UNKNOWN_PER_KEY = 4
 """Each may have happened at any later time: many of them make the search of an order expensive."""
 COUNTERS = 6
 LISTS = 6
