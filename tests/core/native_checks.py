@@ -1,0 +1,100 @@
+"""Properties of a `NativeNetwork`: safety at every moment, liveness once nothing fails any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callboard.core.handoff_records import Right
+from callboard.core.versions import Policy
+from tests.core.native_parts import Process, PropertyViolation, Slot
+
+if TYPE_CHECKING:
+    from tests.core.native_network import NativeNetwork
+
+
+def check_rights(network: NativeNetwork) -> None:
+    """SingleActivation, and that whoever is gone for certain has its gate shut."""
+    if network.policy is not Policy.EXCLUSIVE:
+        return
+    serving: dict[Slot, Process] = {}
+    buried = network.removed - network.namespace.tombstones.keys()
+    for process in network.processes:
+        if process.crashed:
+            continue
+        machine, now_ms = process.machine, process.clock.read(network.true_ms)
+        for kind, of_kind in machine._rights.live.items():
+            for slot, right in of_kind.items():
+                if not machine.gate_open(right, now_ms):
+                    continue
+                if machine.incarnation in buried:
+                    text = f"{machine.incarnation} ({process.name}) is buried, but serves {kind}/{slot}"
+                    raise PropertyViolation("GoneImpliesGateShut", text)
+                other = serving.setdefault((kind, slot), process)
+                if other is not process:
+                    text = f"{process.name} and {other.name} both serve {kind}/{slot}"
+                    raise PropertyViolation("SingleActivation", text)
+
+
+def check_healed(network: NativeNetwork) -> None:
+    """No faults any more: within a bound of true time everybody has the newest table, and every slot is served."""
+    for process in network.processes:
+        process.paused = False
+        process.turns = [turn for turn in process.turns if not turn.stubborn and not turn.cut_off]
+    reconnect_lonely(network)
+    bound_ms = 3 * (network.settings.failure_timeout_ms + network.settings.wait_ms()) + 1000
+    passed_ms = 0
+    while passed_ms < bound_ms:
+        network.advance(100, settle=True)
+        passed_ms += 100
+        reconnect_lonely(network)
+        if passed_ms > 1000 and not _unserved(network) and not _behind(network):
+            return
+    for problem in _behind(network):
+        raise PropertyViolation("Convergence", problem)
+    for problem in _unserved(network):
+        raise PropertyViolation("EventuallyServed", problem)
+
+
+def reconnect_lonely(network: NativeNetwork) -> None:
+    for process in network.processes:
+        usable = any(
+            path.process is process
+            and path.connection == process.connections
+            and path.leader is network.office
+            and (not path.up or path.up[-1] is not None)
+            for path in network.paths
+        )
+        lonely = not usable or process.machine._connection == 0
+        if not process.crashed and not process.stopped and lonely:
+            network.connect(process)
+
+
+def _behind(network: NativeNetwork) -> list[str]:
+    newest = network.namespace.version.wire
+    found = [
+        f"{process.name} has version {process.version} of {newest}"
+        for process in network.alive()
+        if process.version != newest or _is_shadowed(network, process)
+    ]
+    ghosts = network.members - {process.machine.incarnation for process in network.alive()}
+    return found + [f"member {each} is nobody who lives" for each in sorted(ghosts)]
+
+
+def _is_shadowed(network: NativeNetwork, process: Process) -> bool:
+    member = network.namespace.members.get(process.name)
+    return member is None or member.incarnation != process.machine.incarnation
+
+
+def _unserved(network: NativeNetwork) -> list[str]:
+    by_incarnation = {process.machine.incarnation: process for process in network.alive()}
+    found = []
+    for kind, table in network.namespace.tables.items():
+        for slot, owner in enumerate(table.owners):
+            process = by_incarnation.get(owner)
+            if owner == 0 and not any(kind in each.kinds for each in network.alive()):
+                continue
+            if process is None:
+                found.append(f"{kind}/{slot} belongs to {owner}, who does not live")
+            elif not isinstance(process.machine.admit(kind, slot, process.clock.read(network.true_ms)), Right):
+                found.append(f"{kind}/{slot} is not served by {process.name}")
+    return found

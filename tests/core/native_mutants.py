@@ -1,0 +1,377 @@
+"""Leader and host machines with one weakened guard each, by the properties of which one has to catch it.
+
+They mirror the mutants of the modules ExclusiveHandoff and Leases in tla/mutants, where these are in the machines.
+"""
+
+# ruff: noqa: ARG005
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from callboard.core import native_host
+from callboard.core.handoff_records import (
+    Farewell,
+    Held,
+    Renewal,
+    RenewalAnswer,
+    Right,
+    SendAnswer,
+    SendFarewell,
+    StateChanged,
+)
+from callboard.core.leases import Deadlines, deadlines
+from callboard.core.native_host import NativeHost, Phase
+from callboard.core.native_leader import NativeLeader
+from callboard.core.native_releases import KnownHost, Releases
+from callboard.core.native_rights import Rights
+from callboard.core.slot_index import Holding, SlotIndex
+from callboard.core.slot_records import HandoffSettings
+from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, make_view, patch
+from callboard.core.versions import Policy
+
+Prepare = Callable[[pytest.MonkeyPatch], None]
+MUTANTS: list[tuple[str, Prepare, tuple[str, ...], int]] = []
+SINGLE = "SingleActivation"
+SHUT = "GoneImpliesGateShut"
+FENCE = "FenceMonotonic"
+INSIDE = "TurnsInsideRights"
+SERVED = "EventuallyServed"
+
+
+def mutant(*killed_by: str, stalls: int = 0) -> Callable[[Prepare], Prepare]:
+    """Register a mutant under its function's name. `stalls`: see `walk`."""
+
+    def register(prepare: Prepare) -> Prepare:
+        MUTANTS.append((prepare.__name__, prepare, killed_by, stalls))
+        return prepare
+
+    return register
+
+
+# -- leader ----------------------------------------------------------------------------------------------
+
+
+@mutant(SINGLE)
+def grant_ignores_pending(patched: pytest.MonkeyPatch) -> None:
+    def granted(
+        self: SlotIndex, incarnation: int, kinds: Iterable[str], holding: Holding
+    ) -> Iterator[tuple[str, int, int, int]]:
+        for kind in kinds:
+            table, rights = self.namespace.tables[kind], self.namespace.rights[kind]
+            for slot in self.owned(kind, incarnation):
+                if holding.slots.get(kind, {}).get(slot) != (table.since[slot], rights.fences[slot]):
+                    yield kind, slot, table.since[slot], rights.fences[slot]
+
+    patched.setattr(SlotIndex, "granted", granted)
+
+
+@mutant(SINGLE, stalls=4)
+def release_of_any_version_counts(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(
+        KnownHost, "has_released", lambda self, kind, slot, since: self.version > 0 and not self.holding.has(kind, slot)
+    )
+
+
+@mutant(SINGLE)
+def one_release_is_enough(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Releases, "_is_clear", lambda self, givers, kind, slot, since: True)
+
+
+@mutant(SINGLE, stalls=4)
+def change_of_holding_applied_to_any_base(patched: pytest.MonkeyPatch) -> None:
+    original = KnownHost.take_in
+
+    def take_in(self: KnownHost, renewal: Renewal) -> bool:
+        base = renewal.base_number and self.holding_number
+        self.holding_number = self.holding_number or 1
+        return original(self, evolve(renewal, base_number=base and self.holding_number))
+
+    patched.setattr(KnownHost, "take_in", take_in)
+
+
+@mutant(SHUT, SINGLE)
+def buried_without_wait(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(NativeLeader, "_wait_over_ms", lambda self, incarnation: self._now_ms)
+
+
+@mutant(SHUT, SINGLE)
+def new_leader_does_not_wait(patched: pytest.MonkeyPatch) -> None:
+    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
+        answered_ms = self._hosts[incarnation].answered_ms
+        return self._now_ms if answered_ms is None else answered_ms + self.namespace.settings.wait_ms()
+
+    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+
+
+@mutant(SHUT, SINGLE)
+def answer_not_stamped(patched: pytest.MonkeyPatch) -> None:
+    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
+        return self.started_ms + self.namespace.settings.wait_ms()
+
+    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+
+
+@mutant(SHUT, SINGLE)
+def round_of_an_old_epoch_counts(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(NativeLeader, "_round_failed", NativeLeader._round_confirmed)
+
+
+@mutant(SHUT, SINGLE)
+def answered_without_a_round(patched: pytest.MonkeyPatch) -> None:
+    original = NativeLeader._begin_round
+
+    def begin_round(self: NativeLeader) -> None:
+        before = self._round_running
+        original(self)
+        if self._round_running and not before:
+            self._effects.pop()
+            self._round_confirmed(self._round_id)
+
+    patched.setattr(NativeLeader, "_begin_round", begin_round)
+
+
+@mutant(SHUT, SINGLE)
+def removed_host_answered(patched: pytest.MonkeyPatch) -> None:
+    def follow_members(self: NativeLeader) -> None:
+        kept = {incarnation: self._hosts[incarnation].stream_id for incarnation in self._hosts}
+        original(self)
+        for incarnation, stream_id in kept.items():
+            if incarnation in self._hosts and incarnation not in self._heard:
+                self._hosts[incarnation].stream_id = stream_id
+
+    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
+        alive.append(self)
+        return stamped.setdefault((id(self), incarnation), wait(self, incarnation))
+
+    original, wait = NativeLeader._follow_members, NativeLeader._wait_over_ms
+    stamped: dict[tuple[int, int], int] = {}
+    alive: list[NativeLeader] = []  # so that no id is used twice
+    patched.setattr(NativeLeader, "_follow_members", follow_members)
+    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+    patched.setattr(NativeLeader, "_may_answer", lambda self, known: known is not None)
+
+
+@mutant(SHUT, SINGLE)
+def follows_the_log_of_later_epochs(patched: pytest.MonkeyPatch) -> None:
+    original = NativeLeader.handle
+
+    def handle(self: NativeLeader, event: Any, now_ms: int) -> list[Any]:
+        if isinstance(event, StateChanged):
+            event = StateChanged(event.namespace, self.epoch)
+        return original(self, event, now_ms)
+
+    patched.setattr(NativeLeader, "handle", handle)
+
+
+@mutant(SERVED, "Convergence")
+def grants_are_not_repeated(patched: pytest.MonkeyPatch) -> None:
+    def round_confirmed(self: NativeLeader, round_id: int) -> None:
+        effects, self._effects = self._effects, []
+        original(self, round_id)
+        self._effects = effects + [
+            evolve(each, answer=evolve(each.answer, grants=())) if isinstance(each, SendAnswer) else each
+            for each in self._effects
+        ]
+
+    original = NativeLeader._round_confirmed
+    patched.setattr(NativeLeader, "_round_confirmed", round_confirmed)
+
+
+@mutant(SERVED, "Convergence")
+def lapse_not_made_good(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Releases, "request", lambda self, known, requests: None)
+
+
+@mutant(SERVED, "Convergence")
+def the_silent_stay(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(NativeLeader, "_silent", lambda self: [])
+
+
+@mutant(SERVED, "Convergence")
+def failed_rounds_end_all_rounds(patched: pytest.MonkeyPatch) -> None:
+    def round_failed(self: NativeLeader, round_id: int) -> None:
+        self._in_round = {}
+
+    patched.setattr(NativeLeader, "_round_failed", round_failed)
+
+
+@mutant(SERVED, "Convergence")
+def nobody_is_buried(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(NativeLeader, "_burials", lambda self: None)
+
+
+# -- host ------------------------------------------------------------------------------------------------
+
+
+def _answer_with(patched: pytest.MonkeyPatch, sent_ms: Callable[[NativeHost, RenewalAnswer, int], int]) -> None:
+    original = NativeHost._answer
+
+    def answer(self: NativeHost, message: RenewalAnswer, now_ms: int) -> None:
+        if message.number in self._sent_ms:
+            self._sent_ms[message.number] = sent_ms(self, message, now_ms)
+        original(self, message, now_ms)
+
+    patched.setattr(NativeHost, "_answer", answer)
+
+
+@mutant(SHUT, SINGLE, stalls=4)
+def lease_from_receipt(patched: pytest.MonkeyPatch) -> None:
+    _answer_with(patched, lambda self, message, now_ms: now_ms)
+
+
+@mutant(SHUT, SINGLE, stalls=8)
+def lease_from_newest_renewal(patched: pytest.MonkeyPatch) -> None:
+    _answer_with(patched, lambda self, message, now_ms: max(self._sent_ms.values()))
+
+
+@mutant(SHUT, SINGLE, FENCE)
+def gate_ignores_the_lease(patched: pytest.MonkeyPatch) -> None:
+    def gate_open(self: NativeHost, right: Right, now_ms: int) -> bool:
+        return self._rights.live.get(right.actor_type, {}).get(right.slot) is right
+
+    patched.setattr(NativeHost, "gate_open", gate_open)
+
+
+@mutant(INSIDE, FENCE)
+def gate_ignores_the_fence(patched: pytest.MonkeyPatch) -> None:
+    def gate_open(self: NativeHost, right: Right, now_ms: int) -> bool:
+        mine = right.slot in self._rights.live.get(right.actor_type, {})
+        return mine and now_ms < self._deadlines.gate_until_ms
+
+    patched.setattr(NativeHost, "gate_open", gate_open)
+
+
+@mutant("DrainIsGiven")
+def admits_up_to_the_cancel_deadline(patched: pytest.MonkeyPatch) -> None:
+    def later(policy: Policy, settings: HandoffSettings, base_ms: int | None) -> Deadlines:
+        found = deadlines(policy, settings, base_ms)
+        return evolve(found, admit_until_ms=found.cancel_at_ms)
+
+    patched.setattr(native_host, "deadlines", later)
+
+
+@mutant("DrainIsGiven")
+def cancels_at_once(patched: pytest.MonkeyPatch) -> None:
+    original = Rights.drain
+    patched.setattr(
+        Rights, "drain", lambda self, slots, cancel_at_ms, overdue_at_ms: original(self, slots, 0, overdue_at_ms)
+    )
+
+
+@mutant(FENCE, SINGLE, SHUT, "Convergence")
+def rights_survive_lapse(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Rights, "lapse", lambda self: [])
+
+
+@mutant(FENCE, SINGLE)
+def grant_accepted_twice(patched: pytest.MonkeyPatch) -> None:
+    def may_accept(self: Rights, kind: str, slot: int, fence: int) -> bool:
+        return fence >= self.fences.get(kind, {}).get(slot, -1) and slot not in self.live.get(kind, {})
+
+    patched.setattr(Rights, "may_accept", may_accept)
+
+
+@mutant(SINGLE)
+def release_while_serving(patched: pytest.MonkeyPatch) -> None:
+    def held(self: Rights) -> tuple[Held, ...]:
+        return tuple(
+            Held(kind, slot, 1, right.since, right.fence)
+            for kind, of_kind in self.admitting.items()
+            for slot, right in of_kind.items()
+        )
+
+    def drain(self: Rights, slots: Iterable[tuple[str, int]], cancel_at_ms: int, overdue_at_ms: int) -> None:
+        slots = list(slots)
+        original(self, slots, cancel_at_ms, overdue_at_ms)
+        self.unsaid.update(dict.fromkeys(slots))
+
+    original = Rights.drain
+    patched.setattr(Rights, "held", held)
+    patched.setattr(Rights, "drain", drain)
+
+
+@mutant("TableAgreement")
+def digest_not_compared(patched: pytest.MonkeyPatch) -> None:
+    def careless(view: TableView, delta: TableDelta) -> TableView:
+        try:
+            return patch(view, delta)
+        except DeltaError:
+            origin = empty_view(delta.slot_bits) if delta.is_snapshot else view
+            hosts = {**origin.hosts, **{entry.incarnation: entry for entry in delta.hosts}}
+            for incarnation in delta.hosts_gone:
+                hosts.pop(incarnation, None)
+            return make_view(delta.to_version, delta.slot_bits, hosts, dict(origin.tables))
+
+    patched.setattr(native_host, "patch", careless)
+
+
+@mutant(INSIDE)
+def admits_to_lost_slot(patched: pytest.MonkeyPatch) -> None:
+    def drain(self: Rights, slots: Iterable[tuple[str, int]], cancel_at_ms: int, overdue_at_ms: int) -> None:
+        kept = {kind: dict(of_kind) for kind, of_kind in self.admitting.items()}
+        original(self, slots, cancel_at_ms, overdue_at_ms)
+        self.admitting = kept
+
+    def drained(self: Rights, kind: str, slots: Iterable[int]) -> list[tuple[str, int]]:
+        ended = original_drained(self, kind, slots)
+        for key in ended:
+            self.admitting.get(key[0], {}).pop(key[1], None)
+        return ended
+
+    original, original_drained = Rights.drain, Rights.drained
+    patched.setattr(Rights, "drain", drain)
+    patched.setattr(Rights, "drained", drained)
+
+
+@mutant(SHUT, SINGLE)
+def farewell_while_serving(patched: pytest.MonkeyPatch) -> None:
+    def finish(self: NativeHost) -> None:
+        if self._phase is Phase.LEAVING and self._rights.any_live() and self._connection:
+            self._effects.append(SendFarewell(self._connection, Farewell(self.incarnation)))
+        original(self)
+
+    original = NativeHost._finish
+    patched.setattr(NativeHost, "_finish", finish)
+
+
+@mutant("Convergence", SERVED)
+def gone_is_not_heard(patched: pytest.MonkeyPatch) -> None:
+    original = NativeHost._leave
+
+    def leave(self: NativeHost, parting: Any, now_ms: int) -> None:
+        if not parting.returns:
+            original(self, parting, now_ms)
+
+    patched.setattr(NativeHost, "_leave", leave)
+
+
+@mutant("Convergence", SERVED)
+def hello_said_once(patched: pytest.MonkeyPatch) -> None:
+    original = NativeHost._hello
+
+    def hello(self: NativeHost, now_ms: int) -> None:
+        original(self, now_ms)
+        self._hello_due_ms = 1 << 62
+
+    patched.setattr(NativeHost, "_hello", hello)
+
+
+@mutant("Convergence", stalls=4)
+def stream_of_a_removed_host_is_not_freed(patched: pytest.MonkeyPatch) -> None:
+    """What the walks found: a host whose welcome was lost, removed, said hello again and was never welcomed."""
+    original = NativeLeader._attach
+
+    def attach(self: NativeLeader, known: KnownHost, stream_id: int, hello: Any) -> None:
+        if (id(self), stream_id) not in seen:
+            seen.add((id(self), stream_id))
+            alive.append(self)
+            original(self, known, stream_id, hello)
+
+    seen: set[tuple[int, int]] = set()
+    alive: list[NativeLeader] = []  # so that no id is used twice
+    patched.setattr(NativeLeader, "_attach", attach)
