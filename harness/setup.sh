@@ -81,6 +81,14 @@ ensure_postgresql() { # the tests of the PostgreSQL store start real servers
 
 TOXIPROXY_VERSION=v2.9.0
 
+ensure_faketime() { # clocks that run too fast or too slow, for the fault-injection suite
+    local place
+    for place in "${CALLBOARD_LIBFAKETIME:-}" /usr/lib/*/faketime/libfaketime.so.1 /usr/lib/faketime/libfaketime.so.1; do
+        if [ -e "$place" ]; then return; fi
+    done
+    debian_install libfaketime
+}
+
 ensure_toxiproxy() { # the fault-injection suite puts every link through it
     if [ -x .tools/toxiproxy-server ] || command -v toxiproxy-server >/dev/null; then return; fi
     local go=go

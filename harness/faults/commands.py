@@ -21,6 +21,7 @@ from harness.faults.runner import ALL_WORKLOADS, RunReport, RunSettings, cluster
 from harness.faults.schedules import GROUPS, Schedule, draw, load, scenarios
 
 DEFAULT_OUT = Path(".build/faults")
+LINE_MAX = 240
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,7 +175,7 @@ def show_findings(results: list[dict[str, Any]], console: Console) -> None:
     for result in results:
         console.print(f"{result['verdict'].upper()} {result['checker']}", style="bold red")
         for line in result["explanation"]:
-            console.print(f"  {line}", highlight=False)
+            console.print(f"  {line[:LINE_MAX]}", highlight=False)
 
 
 def figures_line(figures: dict[str, Any]) -> str:

@@ -194,7 +194,12 @@ class Traced(Actor):
         state, self.state = self.state or await self._load(), None
         if change is not None:
             state = State(change(state.value), token, self.host.name, incarnation)
-            await self.context.save(state.encoded())
+            try:
+                await self.context.save(state.encoded())
+            except StaleFenceError:
+                # Its host believes to have the right, and another one had a newer: that is worth writing down.
+                self._trace(name, token, begun_ns, incarnation)
+                raise
         self.state = state
         self._trace(name, token, begun_ns, incarnation)
         return state.value
