@@ -79,8 +79,6 @@ ensure_postgresql() { # the tests of the PostgreSQL store start real servers
     debian_install postgresql
 }
 
-TOXIPROXY_VERSION=v2.9.0
-
 ensure_faketime() { # clocks that run too fast or too slow, for the fault-injection suite
     local place
     for place in "${CALLBOARD_LIBFAKETIME:-}" /usr/lib/*/faketime/libfaketime.so.1 /usr/lib/faketime/libfaketime.so.1; do
@@ -88,6 +86,8 @@ ensure_faketime() { # clocks that run too fast or too slow, for the fault-inject
     done
     debian_install libfaketime
 }
+
+TOXIPROXY_VERSION=v2.9.0
 
 ensure_toxiproxy() { # the fault-injection suite puts every link through it
     if [ -x .tools/toxiproxy-server ] || command -v toxiproxy-server >/dev/null; then return; fi
@@ -113,4 +113,5 @@ install_python_packages
 ensure_java
 ensure_etcd
 ensure_postgresql
+ensure_faketime
 ensure_toxiproxy
