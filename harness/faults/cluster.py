@@ -1,18 +1,15 @@
 """A cluster under test: real replicas and hosts, where every ordered pair of peers meets through a link of its own.
 
 Names of processes are `replica-1`, ..., `h1`, ... and of clients `c1`, ...: those of the links' ends. A replica has two
-ends to be dialled at: its gRPC port under its own name, and its consensus port under NAME.raft.
+ends to be dialled at: its gRPC port under its own name, and its consensus port under NAME.raft. With the etcd engine it
+has a member of etcd beside it, at NAME.etcd; members of etcd talk to each other directly.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,15 +20,17 @@ from attrs import Factory, define, evolve, field, frozen
 
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
+from harness.etcd import EtcdCluster
+from harness.faults.managed import EtcdMemberUnderTest, HostUnderTest, Managed, Replica
 from harness.faults.proxies import Link, Network
-from harness.processes import HOST, LEASH, REPOSITORY, PortLease, Ports, ProcessError, ServerProcess, wait_until
+from harness.processes import HOST, PortLease, Ports, ServerProcess, wait_until
 
 RAFT = ".raft"
+ETCD = ".etcd"
 NAMESPACE = "actors"
 REGISTER = "register"
 SIDECARS = "sidecars"
 READY_DEADLINE_S = 90.0
-EXIT_DEADLINE_S = 40.0
 STORE_LOCK_DEADLINE_S = 10.0
 ELECTION_MS = 3000
 
@@ -72,178 +71,6 @@ class ClusterSettings:
         )
 
 
-class Managed:
-    """Signals to one process, alike for replicas and hosts."""
-
-    name: str
-    generation: int = 0
-    """How often it was started."""
-    leaving: bool = False
-    """Told to end, and not started since: it may still run for a moment."""
-
-    @property
-    def pid(self) -> int:
-        """Of the running process. Raises ProcessError if there is none."""
-        raise NotImplementedError
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs (or is stopped by SIGSTOP)."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Start it; returns before it is ready."""
-        raise NotImplementedError
-
-    async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone. Idempotent."""
-        raise NotImplementedError
-
-    async def wait_exit(self) -> int:
-        """Wait for its end; returns the exit code. Raises TimeoutError or ProcessError."""
-        raise NotImplementedError
-
-    async def start_again(self) -> bool:
-        """Start it if it does not run, or is about to end. Whether that was needed."""
-        if self.alive and self.leaving:
-            await self.wait_exit()
-        if self.alive:
-            return False
-        self.start()
-        return True
-
-    def kernel_state(self) -> str:
-        """The kernel's letter for what the process does: T for one that SIGSTOP has stopped; empty if it is gone."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, ProcessError):
-            return ""
-
-    async def suspend(self) -> None:
-        """SIGSTOP, and wait until it has taken hold."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-        async def stopped() -> bool:
-            return self.kernel_state() == "T"
-
-        await wait_until(stopped, deadline_s=10, what=f"{self.name} is stopped")
-
-    def resume(self) -> None:
-        """SIGCONT. Does nothing if it does not run."""
-        with suppress(ProcessError, ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
-
-
-class Replica(Managed):
-    """One replica."""
-
-    def __init__(self, process: ServerProcess) -> None:
-        self.process = process
-        self.name = process.replica_id
-
-    @property
-    def pid(self) -> int:
-        """See `Managed`."""
-        return self.process.pid
-
-    @property
-    def alive(self) -> bool:
-        """See `Managed`."""
-        return self.process.alive
-
-    def start(self) -> None:
-        """See `Managed`."""
-        self.generation += 1
-        self.leaving = False
-        self.process.start()
-
-    async def kill(self) -> None:
-        """See `Managed`."""
-        await self.process.kill()
-
-    async def terminate(self) -> None:
-        """SIGTERM, and wait for its end."""
-        self.leaving = True
-        await self.process.stop(deadline_s=EXIT_DEADLINE_S)
-
-    async def wait_exit(self) -> int:
-        """See `Managed`."""
-        return await self.process.wait_exit(deadline_s=EXIT_DEADLINE_S)
-
-
-class HostUnderTest(Managed):
-    """One `harness.faults.workload_host`. Dies with the process that started it."""
-
-    def __init__(self, name: str, port: int, directory: Path, arguments: Mapping[str, str]) -> None:
-        self.name = name
-        self.address = f"{HOST}:{port}"
-        self.trace_path = directory / f"{name}.jsonl"
-        self.log_path = directory / f"{name}.log"
-        self.environment: dict[str, str] = {}
-        self._arguments = {"name": name, "listen": self.address, "trace": str(self.trace_path), **arguments}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """See `Managed`."""
-        if self._process is None or self._process.poll() is not None:
-            raise ProcessError(f"host {self.name} does not run: {self.log_tail()}")
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        """See `Managed`."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """See `Managed`."""
-        self.generation += 1
-        self.leaving = False
-        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8"}
-        arguments = [f"--{name}={value}" for name, value in self._arguments.items()]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
-                    *(sys.executable, "-m", "harness.faults.workload_host", *arguments),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment | self.environment,
-            )
-
-    async def kill(self) -> None:
-        """See `Managed`."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            await self.wait_exit()
-
-    async def terminate(self) -> None:
-        """SIGTERM, and wait until it has left."""
-        self.leaving = True
-        os.kill(self.pid, signal.SIGTERM)
-        await self.wait_exit()
-
-    async def wait_exit(self) -> int:
-        """Wait for its end; returns the exit code."""
-        process = self._process
-        if process is None:
-            raise ProcessError(f"host {self.name} was never started")
-
-        async def ended() -> bool:
-            return process.poll() is not None
-
-        await wait_until(ended, deadline_s=EXIT_DEADLINE_S, what=f"the end of host {self.name}")
-        return process.wait()
-
-    def log_tail(self) -> str:
-        """The last lines that it wrote."""
-        with suppress(OSError):
-            return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-10:])
-        return "(no log)"
-
-
 @define(eq=False)
 class FaultCluster:
     """See the module's description. An async context manager: everything runs inside, and nothing after it."""
@@ -252,7 +79,9 @@ class FaultCluster:
     settings: ClusterSettings = Factory(ClusterSettings)
     replicas: dict[str, Replica] = Factory(dict)
     hosts: dict[str, HostUnderTest] = Factory(dict)
+    etcd: dict[str, EtcdMemberUnderTest] = Factory(dict)
     network: Network = field(init=False)
+    _etcd_cluster: EtcdCluster | None = None
     _lease: PortLease | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -264,6 +93,8 @@ class FaultCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         await self.network.__aenter__()
         try:
+            if self.settings.engine == "etcd":
+                await asyncio.to_thread(self._start_etcd)
             await self._build()
             for replica in self.replicas.values():
                 replica.start()
@@ -277,9 +108,19 @@ class FaultCluster:
     async def __aexit__(self, *_: object) -> None:
         for process in self.processes():
             await process.kill()
+        if self._etcd_cluster is not None:
+            await asyncio.to_thread(self._etcd_cluster.__exit__, None, None, None)
         await self.network.__aexit__()
         if self._lease is not None:
             self._lease.release()
+
+    def _start_etcd(self) -> None:
+        # Signals of a thread that ends would end its children: see leash.
+        self._etcd_cluster = EtcdCluster(self.directory / "etcd", self.settings.replicas)
+        self._etcd_cluster.__enter__()
+        for number in range(self.settings.replicas):
+            member = EtcdMemberUnderTest(self._etcd_cluster, number)
+            self.etcd[member.name] = member
 
     async def _build(self) -> None:
         """Ports, links and processes that are not started yet."""
@@ -313,6 +154,8 @@ class FaultCluster:
             pairs += [(source, name, ports[name].grpc) for source in dialled_by]
             # Of two replicas the one with the greater id dials.
             pairs += [(source, name + RAFT, ports[name].consensus) for source in names if source > name]
+        for name, member in zip(names, self.etcd.values(), strict=False):
+            pairs += [(source, name + ETCD, member.port) for source in names]
         for name, port in host_ports.items():
             others = [*(other for other in host_ports if other != name), *self.clients()]
             pairs += [(source, name, port) for source in others]
@@ -328,6 +171,8 @@ class FaultCluster:
             *("--replicas", ",".join([f"{name}={HOST}:{ports[name].grpc}", *services])),
             *(("--raft-dial", ",".join(dial)) if dial and self.settings.engine == "pysyncobj" else ()),
         ]
+        if self.etcd:
+            flags += ["--etcd-endpoints", ",".join(self.dialled(name, other + ETCD) for other in ports)]
         return ServerProcess(name, ports[name], self.directory / name, flags)
 
     # -- names and addresses -----------------------------------------------------------------------------
@@ -337,8 +182,8 @@ class FaultCluster:
         return [f"c{number}" for number in range(1, self.settings.clients + 1)]
 
     def processes(self) -> list[Managed]:
-        """Replicas and hosts."""
-        return [*self.replicas.values(), *self.hosts.values()]
+        """All of them."""
+        return [*self.replicas.values(), *self.hosts.values(), *self.etcd.values()]
 
     def first_hosts(self) -> list[HostUnderTest]:
         """Those that run from the start."""
@@ -364,7 +209,7 @@ class FaultCluster:
     def links(self, source: str, target: str) -> list[Link]:
         """Links over which `source` dials `target`."""
         known = self.network.links
-        return [known[source, end] for end in (target, target + RAFT) if (source, end) in known]
+        return [known[source, end] for end in (target, target + RAFT, target + ETCD) if (source, end) in known]
 
     # -- states ------------------------------------------------------------------------------------------
 
@@ -401,7 +246,7 @@ class FaultCluster:
         for process in self.processes():
             process.resume()
         await self.network.heal()
-        for process in (*self.replicas.values(), *self.first_hosts()):
+        for process in (*self.etcd.values(), *self.replicas.values(), *self.first_hosts()):
             await process.start_again()
         for host in self.spare_hosts():
             await host.kill()

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--runs", type=int, default=1)
     runs.add_argument("--workload", action="append", choices=ALL_WORKLOADS, help="again for several; default: all")
     runs.add_argument("--fault", action="append", default=[], help="kinds or groups (see `list`); default: all")
-    runs.add_argument("--engine", choices=("pysyncobj", "memory"), default="pysyncobj")
+    runs.add_argument("--engine", choices=("pysyncobj", "memory", "etcd"), default="pysyncobj")
     runs.add_argument("--policy", choices=("exclusive", "eventual"), default="exclusive")
     runs.add_argument("--replicas", type=int, choices=(1, 3, 5), default=3)
     runs.add_argument("--hosts", type=int, default=3)

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from attrs import Factory, asdict, define, field, frozen
 
-from harness.faults.cluster import FaultCluster, Managed
+from harness.faults.cluster import FaultCluster
 from harness.faults.history import Recorder
+from harness.faults.managed import Managed
 
 Value = int | str
 
@@ -116,6 +117,18 @@ class World:
                 return names
         return self.named(target, list(self.cluster.hosts))
 
+    def pick_etcd(self, target: str) -> list[str]:
+        """Members of etcd, by a target: one, majority, all, or names with commas."""
+        names = list(self.cluster.etcd)
+        match target:
+            case "one":
+                return self.random.sample(names, min(1, len(names)))
+            case "majority":
+                return self.random.sample(names, len(names) // 2 + 1) if names else []
+            case "all":
+                return names
+        return self.named(target, names)
+
     @staticmethod
     def named(target: str, known: Sequence[str]) -> list[str]:
         """Names with commas. Raises ScheduleError for one that is not known."""
@@ -133,8 +146,8 @@ class World:
             return self.random.choice(self.replicas())
 
     def process(self, name: str) -> Managed:
-        """Replica or host."""
-        return self.cluster.replicas.get(name) or self.cluster.hosts[name]
+        """By its name."""
+        return next(process for process in self.cluster.processes() if process.name == name)
 
     def note_process(self, name: str, what: str) -> None:
         """Write down what was done to a process."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import Factory, define
 
-from harness.faults.cluster import RAFT, others
+from harness.faults.cluster import ETCD, RAFT, others
 from harness.faults.nemeses import FaultSpec, World, kind, number, text
 from harness.faults.probes import FILLER, FILLER_BYTES, SILENCE_S, Heard, Held, Probe, probe
 from harness.faults.proxies import Change, Direction, Link, Style
@@ -43,6 +43,10 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
         case "partition_from_everybody":
             hit = await world.pick_replicas(spec.target or "leader")
             return apart(hit, others(everybody, *hit)), ",".join(hit)
+        case "replica_from_etcd":
+            hit = await world.pick_replicas(spec.target or "leader")
+            ends = [name + ETCD for name in replicas] if world.cluster.etcd else []
+            return apart(hit, ends), ",".join(hit)
         case "partition_named":
             everybody += others(world.cluster.hosts, *everybody)
             hit = world.named(spec.target, everybody)
@@ -108,9 +112,10 @@ PARTITIONS = (
     "host_one_way",
     "client_from_hosts",
 )
+ETCD_CUTS = ("replica_from_etcd",)
 
 
-@kind(*PARTITIONS, "partition_named")
+@kind(*PARTITIONS, *ETCD_CUTS, "partition_named")
 @define(eq=False)
 class Partition:
     """A grudge on the links."""

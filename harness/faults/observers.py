@@ -18,8 +18,9 @@ from attrs import define, field
 from callboard.host.app import WATCH
 from callboard.protos.generated import host_pb2
 from harness.faults.clients import CHANNEL_OPTIONS, watch_request
-from harness.faults.cluster import SIDECARS, FaultCluster, Replica
+from harness.faults.cluster import SIDECARS, FaultCluster
 from harness.faults.history import LINE_BYTES_MAX, Recorder
+from harness.faults.managed import Replica
 from harness.faults.workload_host import COLUMNS
 from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import SidecarSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from harness.faults.cluster import Replica
+from harness.faults.managed import Replica
 from harness.faults.nemeses import FaultSpec, World, kind, number
 from harness.processes import ProcessError, wait_until
 
@@ -25,6 +25,8 @@ async def pick(spec: FaultSpec, world: World) -> list[str]:
     """Processes that run and that no other fault has."""
     if spec.kind.startswith("host"):
         found = world.pick_hosts(spec.target or "one")
+    elif spec.kind.startswith("etcd"):
+        found = world.pick_etcd(spec.target or "one")
     else:
         found = await world.pick_replicas(spec.target or ("all" if spec.kind == "rolling_restart" else "one"))
     free = [name for name in found if name not in world.busy and world.process(name).alive]
@@ -53,7 +55,7 @@ class OnProcesses:
         world.busy.difference_update(self.names)
 
 
-@kind("kill", "host_kill")
+@kind("kill", "host_kill", "etcd_kill")
 @define(eq=False)
 class Kill(OnProcesses):
     """SIGKILL; started again at the end."""
@@ -74,7 +76,7 @@ class Kill(OnProcesses):
         await self.start_again(world)
 
 
-@kind("pause", "host_pause")
+@kind("pause", "host_pause", "etcd_pause")
 @define(eq=False)
 class Pause(OnProcesses):
     """SIGSTOP; SIGCONT at the end."""
@@ -82,11 +84,10 @@ class Pause(OnProcesses):
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         for name in self.names:
-            process = world.process(name)
-            if isinstance(process, Replica):
-                await process.suspend()
-            else:
+            if name in world.cluster.hosts:
                 await self._suspend_host(world, name)
+            else:
+                await world.process(name).suspend()
             world.note_process(name, "stopped")
 
     async def _suspend_host(self, world: World, name: str) -> None:

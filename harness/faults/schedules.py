@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop", "host_kill_while_leaving"),
     "storm": ("storm",),
     "disk": ("torn_tail", "corrupt_byte", "wiped_disk"),
+    "etcd": (*network_faults.ETCD_CUTS, "etcd_kill", "etcd_pause"),
     "clock": ("host_clock_rate",),
 }
 """What `--fault` may name besides single kinds."""
@@ -30,6 +31,7 @@ LANES: dict[str, tuple[str, ...]] = {
     "network": ("partition", "partition", "slow", "reset"),
     "replicas": ("kill", "kill", "pause", "restart", "disk"),
     "hosts": ("host", "host", "storm"),
+    "etcd": ("etcd",),
 }
 """Groups by lane; more often named is more often drawn. Clocks are falsified only when asked for: not every machine has
 what that needs."""
@@ -51,6 +53,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "torn_frames": _AROUND,
     "kill": ("leader", "leader", "one", "follower", "majority", "all"),
     "pause": ("leader", "leader", "one", "majority", "all"),
+    "etcd_kill": ("one", "majority", "all"),
+    "etcd_pause": ("one", "majority", "all"),
+    "replica_from_etcd": ("leader", "leader", "one", "majority", "all"),
     "crash_loop": _ANY,
     "torn_tail": _ANY,
     "corrupt_byte": _ANY,
@@ -167,6 +172,8 @@ def draw(seed: int, duration_s: float, *, allowed: Sequence[str] = (), settings:
     kinds = kinds_of(allowed) if allowed else []
     faults: list[FaultSpec] = []
     for lane, groups in LANES.items():
+        if lane == "etcd" and settings.get("engine") != "etcd":
+            continue
         choices = [kind for kind in kinds if lane_of(kind) == lane]
         if kinds and not choices:
             continue

@@ -45,7 +45,7 @@ def test_a_seed_draws_the_same_schedule_again_and_files_keep_it(tmp_path: Path) 
 
 def test_thirty_seeds_draw_every_kind() -> None:
     drawn = {fault.kind for seed in range(30) for fault in draw(seed, 120, settings=SETTINGS).faults}
-    assert drawn == {kind for group, kinds in GROUPS.items() for kind in kinds if group != "clock"}
+    assert drawn == {kind for group, kinds in GROUPS.items() for kind in kinds if group not in {"clock", "etcd"}}
     assert drawn <= KINDS.keys()
     assert all(lane_of(kind) for kind in drawn)
 
@@ -57,6 +57,12 @@ def test_stored_scenarios_can_be_read(name: str) -> None:
     assert schedule.about
     assert set(schedule.settings["workloads"]) <= set(ALL_WORKLOADS)
     assert all(fault.at_s + fault.duration_s <= schedule.duration_s + 1 for fault in schedule.faults)
+
+
+def test_faults_of_etcd_are_drawn_for_its_engine_only() -> None:
+    for engine in ("etcd", "pysyncobj"):
+        drawn = {fault.kind for seed in range(10) for fault in draw(seed, 60, settings={"engine": engine}).faults}
+        assert (drawn >= set(GROUPS["etcd"])) is (engine == "etcd")
 
 
 def test_only_what_is_allowed_is_drawn() -> None:
