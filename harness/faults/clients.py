@@ -106,7 +106,8 @@ class Channels:
 # -- actors ----------------------------------------------------------------------------------------------
 
 
-async def _called(call: Awaitable[Any]) -> Answer:
+async def called(call: Awaitable[Any]) -> Answer:
+    """The answer of a call to an actor. Raises DidNotHappenError, or the CallError if its effect is not known."""
     try:
         return Answer(await call)
     except ActorFailedError as error:
@@ -136,7 +137,7 @@ class ActorClient:
         """Operation `add`."""
         actor = self.router.client.actor(Tally, actor_id)
         outcome, _ = await caller.do(
-            "add", f"counter/{actor_id}", amount, lambda token: _called(actor.add(amount, token))
+            "add", f"counter/{actor_id}", amount, lambda token: called(actor.add(amount, token))
         )
         return outcome
 
@@ -144,7 +145,7 @@ class ActorClient:
         """Operation `append`, in a turn that takes `hold_ms`."""
         actor = self.router.client.actor(Journal, actor_id)
         outcome, _ = await caller.do(
-            "append", f"list/{actor_id}", value, lambda token: _called(actor.append(value, token, hold_ms))
+            "append", f"list/{actor_id}", value, lambda token: called(actor.append(value, token, hold_ms))
         )
         return outcome
 
@@ -156,8 +157,8 @@ class ActorClient:
         async def call(token: str) -> Answer:
             try:
                 if kind == "counter":
-                    return await _called(client.actor(Tally, actor_id).read(token))
-                return await _called(client.actor(Journal, actor_id).read(token))
+                    return await called(client.actor(Tally, actor_id).read(token))
+                return await called(client.actor(Journal, actor_id).read(token))
             except CallError as error:  # reading has no effect
                 raise DidNotHappenError(f"{type(error).__name__}: {error}") from None
 
@@ -187,7 +188,7 @@ class OperatorClient:
                     await self._ask(self.replicas[number], ADMIN + "MarkHost", request)
                 except grpc.aio.AioRpcError as error:
                     last = _text(error)
-                    if not _surely_not_done(error):
+                    if not surely_not_done(error):
                         raise
                     continue
                 self._first = number
@@ -260,7 +261,8 @@ class OperatorClient:
         return await call(request.SerializeToString(), timeout=REQUEST_TIMEOUT_S)
 
 
-def _surely_not_done(error: grpc.aio.AioRpcError) -> bool:
+def surely_not_done(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a replica that answered so, or did not answer, has changed nothing."""
     text = error.details() or ""
     return any(said in text for said in (*NOT_DONE, NEVER_CONNECTED))
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from attrs import evolve
 
 from harness.faults.checkers import activations, effects, linearizability, models, tables
-from harness.faults.checkers.verdict import CheckResult
+from harness.faults.checkers.verdict import CheckResult, Verdict
 from harness.faults.history import History, Note, Operation
 
 SEARCH_LIMIT_S = 120.0
@@ -26,19 +26,19 @@ def judge(history: History) -> list[CheckResult]:
 def _basic(history: History) -> list[CheckResult]:
     results = [
         activations.check_turn_based(history),
-        linearizability.check(_keys(history, "counter/"), models.Counter(), time_limit_s=SEARCH_LIMIT_S),
-        linearizability.check(_keys(history, "list/"), models.AppendList(), time_limit_s=SEARCH_LIMIT_S),
         linearizability.check(_keys(history, "member/"), models.MemberRegister(), time_limit_s=SEARCH_LIMIT_S),
         _acknowledged(history),
         *(tables.check_tables(_of_namespace(history, name)) for name in _namespaces(history)),
     ]
     if history.settings["policy"] == "exclusive":
         results += [
+            linearizability.check(_keys(history, "counter/"), models.Counter(), time_limit_s=SEARCH_LIMIT_S),
+            linearizability.check(_keys(history, "list/"), models.AppendList(), time_limit_s=SEARCH_LIMIT_S),
             activations.check_single_activation(history),
             activations.check_stale_turns(history),
             effects.check_fences(history),
         ]
-    return results
+    return [result for result in results if any(result.figures.values()) or result.verdict is Verdict.INVALID]
 
 
 def _keys(history: History, prefix: str) -> dict[str, list[Operation]]:

@@ -1,0 +1,95 @@
+"""How operations end in a history: only what surely did not happen has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from callboard.host import ActorFailedError, BusyError, NotServedError, OutcomeUnknownError
+from harness.faults.clients import Answer, Caller, DidNotHappenError, called, surely_not_done
+from harness.faults.history import Outcome, Recorder, read_history
+from harness.faults.workloads import OPERATIONS_PER_KEY, UNKNOWN_PER_KEY, Key, actor_name
+
+
+def rpc_error(code: grpc.StatusCode, text: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=text)
+
+
+def raising(error: BaseException) -> Callable[[str], Awaitable[Answer]]:
+    async def call(_token: str) -> Answer:
+        raise error
+
+    return call
+
+
+async def test_a_caller_whose_operation_has_no_answer_goes_on_as_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with Recorder(path) as recorder:
+        caller = Caller(recorder)
+        tokens: list[str] = []
+
+        async def fine(token: str) -> Answer:
+            tokens.append(token)
+            return Answer(7, index=3)
+
+        assert await caller.do("add", "counter/k", 7, fine) == (Outcome.OK, 7)
+        assert (await caller.do("add", "counter/k", 1, raising(DidNotHappenError("no"))))[0] is Outcome.FAIL
+        for error in (OutcomeUnknownError("?"), TimeoutError(), rpc_error(grpc.StatusCode.UNAVAILABLE, "gone")):
+            assert (await caller.do("add", "counter/k", 1, raising(error)))[0] is Outcome.INFO
+        assert (await caller.do("add", "counter/k", 7, fine))[0] is Outcome.OK
+    operations = read_history(path).operations
+    assert [operation.outcome.value for operation in operations] == ["ok", "fail", "info", "info", "info", "ok"]
+    assert [operation.process for operation in operations] == [1, 1, 1, 2, 3, 4]
+    assert operations[0].index == 3
+    assert tokens == [str(operations[0].number), str(operations[-1].number)]
+
+
+@pytest.mark.parametrize(
+    ("error", "happened"),
+    [
+        (NotServedError("nobody"), False),
+        (BusyError("full"), False),
+        (ActorFailedError("StaleFenceError", "older"), False),
+        (ActorFailedError("VersionConflictError", "other"), False),
+        (ActorFailedError("ZeroDivisionError", "oops"), True),
+        (OutcomeUnknownError("gone"), True),
+    ],
+)
+async def test_calls_that_surely_did_nothing(*, error: Exception, happened: bool) -> None:
+    async def call() -> None:
+        raise error
+
+    with pytest.raises(type(error) if happened else DidNotHappenError):
+        await called(call())
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "not_done"),
+    [
+        (grpc.StatusCode.FAILED_PRECONDITION, "only the leader can change this; it is replica-2", True),
+        (grpc.StatusCode.UNAVAILABLE, "nothing was changed: the proposal was dropped", True),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: refused", True),
+        (grpc.StatusCode.UNAVAILABLE, "whether it was changed is not known: timed out", False),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", False),
+    ],
+)
+def test_answers_of_replicas_that_surely_did_nothing(code: grpc.StatusCode, text: str, *, not_done: bool) -> None:
+    assert surely_not_done(rpc_error(code, text)) is not_done
+
+
+def test_keys_are_given_up_when_a_search_would_get_expensive() -> None:
+    many, unknown = Key("counter/k1"), Key("list/k2")
+    for _ in range(OPERATIONS_PER_KEY):
+        assert not many.spent
+        many.note(Outcome.OK)
+    for _ in range(UNKNOWN_PER_KEY):
+        assert not unknown.spent
+        unknown.note(Outcome.INFO)
+    assert many.spent
+    assert unknown.spent
+    assert (actor_name("counter/k1"), actor_name("list/k2")) == ("Tally/k1", "Journal/k2")
