@@ -187,9 +187,11 @@ def collect(cluster: FaultCluster, recorder: Recorder) -> None:
     store = cluster.directory / "state.db"
     if store.exists():
         _collect_store(store, recorder)
-    for path in sorted(cluster.directory.glob("**/*.log")) + sorted(cluster.directory.glob("**/log.txt")):
+    logs = {name: replica.process.log_path for name, replica in cluster.replicas.items()}
+    logs |= {name: host.log_path for name, host in cluster.hosts.items() if host.log_path.exists()}
+    for name, path in logs.items():
         for bad in _bad_lines(path):
-            recorder.note("log", process=path.stem if path.suffix == ".log" else path.parent.name, line=bad)
+            recorder.note("log", process=name, line=bad)
 
 
 def trace_lines(path: Path) -> list[dict[str, Any]]:

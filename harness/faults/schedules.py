@@ -72,6 +72,10 @@ PARAMETERS: dict[str, dict[str, tuple[Value, ...]]] = {
     "host_clock_rate": {"ppm": (9000, -9000)},
     "bandwidth": {"kilobytes_per_s": (4, 16, 64)},
 }
+DURATIONS_S = {
+    # Long enough that others own its actors when the host wakes up: removed, and its last lease waited for.
+    "host_pause": (1.2, LEASE_S, 8.0, 10.0),
+}
 SHORTEST_S = {
     "host_clock_rate": 10.0,
     "crash_loop": 6.0,
@@ -190,7 +194,7 @@ def draw(seed: int, duration_s: float, *, allowed: Sequence[str] = (), settings:
 
 def _draw_one(drawn: random.Random, kind: str, lane: str, at_s: float, longest_s: float) -> FaultSpec:
     # Shorter and longer than a lease, and than an election.
-    duration_s = drawn.choice((1.2, LEASE_S, 1.5 * ELECTION_S, 3 * LEASE_S, 12.0))
+    duration_s = drawn.choice(DURATIONS_S.get(kind, (1.2, LEASE_S, 1.5 * ELECTION_S, 3 * LEASE_S, 12.0)))
     duration_s = max(duration_s, SHORTEST_S.get(kind, 1.2))
     target = drawn.choice(TARGETS.get(kind, ("",)))
     parameters: dict[str, Value] = {name: drawn.choice(values) for name, values in PARAMETERS.get(kind, {}).items()}
