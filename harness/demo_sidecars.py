@@ -253,9 +253,7 @@ async def show(engine: str, console: Console) -> int:
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.demo_sidecars", description="promises to sidecars"
-    )
+    parser = argparse.ArgumentParser(prog="python -m harness.demo_sidecars", description="promises to sidecars")
     parser.add_argument("--engine", default="pysyncobj", help="consensus engine of the replicas (default: pysyncobj)")
     arguments = parser.parse_args()
     try:

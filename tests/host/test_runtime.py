@@ -249,6 +249,18 @@ async def early_calls_are_bounded() -> None:
     assert [call.result() for call in early[:2]] == ["quick", "quick"]
 
 
+async def early_callers_look_again() -> None:
+    """A host that is cut off does not hear that its slot has another owner: it must not keep who may know."""
+    host = host_of(given=False)
+    host.give(granted=False)
+    early = await host.begin(host.actor(Worker).quick())
+    await host.clock.advance(1100)
+    assert host.client.figures.retried > 0, "the call waits here until its deadline"
+    host.grant()
+    await host.clock.advance(100)
+    assert early.result() == "quick"
+
+
 async def early_calls_go_on_when_the_lease_is_renewed() -> None:
     host = host_of()
     host.answers = False
@@ -473,6 +485,15 @@ def endless_early_calls(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EarlyCalls, "__init__", lambda early, clock, _limit: real(early, clock, 1000))
 
 
+def endless_patience(patch: pytest.MonkeyPatch) -> None:
+    real = EarlyCalls.wait
+
+    async def wait(early: EarlyCalls, actor_type: str, slot: int, _timeout_ms: int) -> None:
+        await real(early, actor_type, slot, 100_000)
+
+    patch.setattr(EarlyCalls, "wait", wait)
+
+
 def never_idle(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Runtime, "_close_idle", lambda _runtime: None)
 
@@ -550,6 +571,7 @@ SCENARIOS: list[tuple[Scenario, tuple[Callable[[pytest.MonkeyPatch], None], ...]
     (calls_end_at_their_deadline, (no_deadline,)),
     (early_calls_wait_for_the_grant, (nobody_wakes,)),
     (early_calls_are_bounded, (endless_early_calls,)),
+    (early_callers_look_again, (endless_patience,)),
     (early_calls_go_on_when_the_lease_is_renewed, (nobody_wakes,)),
     (idle_actors_are_deactivated, (never_idle,)),
     (lost_slots_are_drained_and_reported, (no_last_turn, draining_forgotten)),

@@ -63,11 +63,13 @@ class Admission(Protocol):
 
 @frozen
 class RuntimeLimits:
-    """Bounds of one host. `early_calls_max`: calls that wait for a slot that is this host's but not granted yet.
-    `close_grace_ms`: how long cancelled turns are waited for when the host stops."""
+    """Bounds of one host. `early_calls_max`: calls that wait for a slot that is this host's but not granted yet;
+    `early_wait_ms`: so long, then their callers look for the owner anew. `close_grace_ms`: how long cancelled turns are
+    waited for when the host stops."""
 
     activations_max: int = 1_000_000
     early_calls_max: int = 10_000
+    early_wait_ms: int = 1_000
     idle_check_ms: int = 5_000
     timers_per_actor_max: int = 100
     close_grace_ms: int = 1_000
@@ -165,17 +167,22 @@ class Runtime:
             raise
 
     async def _admitted(self, actor_type: str, slot: int, deadline_ms: int) -> Right:
-        """The right to a slot, waiting for it if the slot is ours but not granted yet."""
+        """The right to a slot, waiting for it if the slot is ours but not granted yet.
+
+        Not for ever: a host that is cut off does not hear that the slot has another owner, but the caller may.
+        """
+        now = self.clock.now_ms()
+        until_ms = min(deadline_ms, now + self._limits.early_wait_ms)
         while not self._closed:
-            now = self.clock.now_ms()
             admitted = self.admission().admit(actor_type, slot, now)
             if isinstance(admitted, Right):
                 return admitted
             if admitted not in {Refusal.NOT_GRANTED, Refusal.NO_LEASE}:
                 raise NotOwnerError(f"slot {slot} of {actor_type}: {admitted.value}", self._version())
-            if now >= deadline_ms:
+            if now >= until_ms:
                 raise NotServedError(f"slot {slot} of {actor_type} is still {admitted.value}")
-            await self._early.wait(actor_type, slot, deadline_ms - now)
+            await self._early.wait(actor_type, slot, until_ms - now)
+            now = self.clock.now_ms()
         raise NotServedError("this host has stopped")
 
     def wake_early_calls(self) -> None:

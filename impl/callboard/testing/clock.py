@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
@@ -36,6 +37,7 @@ class ManualClock:
         self._wall_offset_ms = wall_ms - now_ms
         self._timers: list[ManualTimer] = []
         self._last_number = 0
+        self._moving = asyncio.Lock()
 
     def now_ms(self) -> int:
         """See `Clock`."""
@@ -77,12 +79,24 @@ class ManualClock:
     async def advance(self, duration_ms: int) -> None:
         """Let so much time pass: fires each timer at its time, and lets the tasks that it wakes run before the next."""
         until_ms = self._now_ms + duration_ms
-        await settle()
-        while (due_ms := self.next_due_ms()) is not None and due_ms <= until_ms:
+        while await self._step(until_ms):
+            pass
+        self._now_ms = max(self._now_ms, until_ms)
+
+    async def step(self) -> bool:
+        """Go to the next timer that is due, and fire it. False if nothing waits for time."""
+        return await self._step(None)
+
+    async def _step(self, until_ms: int | None) -> bool:
+        async with self._moving:  # one at a time: others wait until the tasks that were woken have run
+            await settle()
+            due_ms = self.next_due_ms()
+            if due_ms is None or (until_ms is not None and due_ms > until_ms):
+                return False
             self._now_ms = max(self._now_ms, due_ms)
             heapq.heappop(self._timers).callback()
             await settle()
-        self._now_ms = until_ms
+            return True
 
     def jump(self, duration_ms: int) -> None:
         """Time passes while nothing runs, as in a process that is stopped: timers that became due fire later."""
@@ -95,13 +109,25 @@ async def settle() -> None:
     Raises:
         RuntimeError: the tasks keep each other busy.
     """
-    ready = getattr(asyncio.get_running_loop(), "_ready", None)
-    if ready is None:
-        for _ in range(_BLIND_ROUNDS):
-            await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    other = _settling.get(loop)
+    if other is not None:  # two that look at each other would never see the other one wait
+        await asyncio.shield(other)
         return
-    for _ in range(SETTLE_ROUNDS_MAX):
+    done = _settling[loop] = loop.create_future()
+    try:
+        await _wait_until_all_wait(getattr(loop, "_ready", None))
+    finally:
+        del _settling[loop]
+        done.set_result(None)
+
+
+_settling: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[None]] = WeakKeyDictionary()
+
+
+async def _wait_until_all_wait(ready: Sized | None) -> None:
+    for number in range(SETTLE_ROUNDS_MAX):
         await asyncio.sleep(0)
-        if not ready:
+        if not ready and (ready is not None or number >= _BLIND_ROUNDS):
             return
     raise RuntimeError(f"the tasks of this event loop are still busy after {SETTLE_ROUNDS_MAX} rounds")
