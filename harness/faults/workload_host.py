@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from attrs import asdict, define
 
-from callboard.core.handoff_records import Ended, Granted, TableInstalled
+from callboard.core.native_host_records import Ended, Granted, TableInstalled
 from callboard.core.versions import Policy
 from callboard.host import (
     Actor,

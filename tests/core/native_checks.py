@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callboard.core.handoff_records import Right
+from callboard.core.native_host_records import Right
 from callboard.core.versions import Policy
 from tests.core.native_parts import Process, PropertyViolation, Slot
 

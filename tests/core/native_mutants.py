@@ -14,20 +14,14 @@ import pytest
 from attrs import evolve
 
 from callboard.core import native_host
-from callboard.core.handoff_records import (
-    Farewell,
-    Held,
-    Renewal,
-    RenewalAnswer,
-    Right,
-    SendAnswer,
-    SendFarewell,
-    StateChanged,
-)
+from callboard.core.handoff_messages import Farewell, Held, Renewal, RenewalAnswer
 from callboard.core.leases import Deadlines, deadlines
+from callboard.core.native_attendance import Attendance, KnownHost
 from callboard.core.native_host import NativeHost, Phase
+from callboard.core.native_host_records import Right, SendFarewell
 from callboard.core.native_leader import NativeLeader
-from callboard.core.native_releases import KnownHost, Releases
+from callboard.core.native_leader_records import SendAnswer, StateChanged
+from callboard.core.native_releases import Releases
 from callboard.core.native_rights import Rights
 from callboard.core.slot_index import Holding, SlotIndex
 from callboard.core.slot_records import HandoffSettings
@@ -96,24 +90,24 @@ def change_of_holding_applied_to_any_base(patched: pytest.MonkeyPatch) -> None:
 
 @mutant(SHUT, SINGLE)
 def buried_without_wait(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(NativeLeader, "_wait_over_ms", lambda self, incarnation: self._now_ms)
+    patched.setattr(Attendance, "wait_over_ms", lambda self, incarnation: 0)
 
 
 @mutant(SHUT, SINGLE)
 def new_leader_does_not_wait(patched: pytest.MonkeyPatch) -> None:
-    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
-        answered_ms = self._hosts[incarnation].answered_ms
-        return self._now_ms if answered_ms is None else answered_ms + self.namespace.settings.wait_ms()
+    def wait_over_ms(self: Attendance, incarnation: int) -> int:
+        answered_ms = self.hosts[incarnation].answered_ms
+        return 0 if answered_ms is None else answered_ms + self.namespace.settings.wait_ms()
 
-    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+    patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
 
 
 @mutant(SHUT, SINGLE)
 def answer_not_stamped(patched: pytest.MonkeyPatch) -> None:
-    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
+    def wait_over_ms(self: Attendance, incarnation: int) -> int:
         return self.started_ms + self.namespace.settings.wait_ms()
 
-    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+    patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
 
 
 @mutant(SHUT, SINGLE)
@@ -141,18 +135,18 @@ def removed_host_answered(patched: pytest.MonkeyPatch) -> None:
         kept = {incarnation: self._hosts[incarnation].stream_id for incarnation in self._hosts}
         original(self)
         for incarnation, stream_id in kept.items():
-            if incarnation in self._hosts and incarnation not in self._heard:
+            if incarnation in self._hosts and not self._attendance.is_member(incarnation):
                 self._hosts[incarnation].stream_id = stream_id
 
-    def wait_over_ms(self: NativeLeader, incarnation: int) -> int:
+    def wait_over_ms(self: Attendance, incarnation: int) -> int:
         alive.append(self)
         return stamped.setdefault((id(self), incarnation), wait(self, incarnation))
 
-    original, wait = NativeLeader._follow_members, NativeLeader._wait_over_ms
+    original, wait = NativeLeader._follow_members, Attendance.wait_over_ms
     stamped: dict[tuple[int, int], int] = {}
-    alive: list[NativeLeader] = []  # so that no id is used twice
+    alive: list[Attendance] = []  # so that no id is used twice
     patched.setattr(NativeLeader, "_follow_members", follow_members)
-    patched.setattr(NativeLeader, "_wait_over_ms", wait_over_ms)
+    patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
     patched.setattr(NativeLeader, "_may_answer", lambda self, known: known is not None)
 
 
@@ -189,7 +183,7 @@ def lapse_not_made_good(patched: pytest.MonkeyPatch) -> None:
 
 @mutant(SERVED, "Convergence")
 def the_silent_stay(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(NativeLeader, "_silent", lambda self: [])
+    patched.setattr(Attendance, "silent", lambda self, now_ms: [])
 
 
 @mutant(SERVED, "Convergence")

@@ -20,22 +20,37 @@ from callboard.core.commands import (
     Request,
     TakeOffice,
 )
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import SlotRun, Tick
+from callboard.core.membership import apply
+from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
     CancelTurns,
-    CloseStream,
     Connected,
     Disconnected,
     Drained,
     Ended,
-    FarewellReceived,
     GoneReceived,
     Granted,
     GrantsReceived,
-    HelloReceived,
     HostEffect,
     HostEvent,
+    Right,
+    SendFarewell,
+    SendHello,
+    SendRenewal,
+    SendTableRequest,
+    StopAdmitting,
+    Stopped,
+    TableReceived,
+    WelcomeReceived,
+)
+from callboard.core.native_leader import NativeLeader
+from callboard.core.native_leader_records import (
+    CloseStream,
+    FarewellReceived,
+    HelloReceived,
     LeaderEffect,
     LeaderEvent,
     ProposalDone,
@@ -43,31 +58,17 @@ from callboard.core.handoff_records import (
     Propose,
     RenewalReceived,
     RequestRound,
-    Right,
     RoundConfirmed,
     RoundFailed,
     SendAnswer,
-    SendFarewell,
     SendGone,
     SendGrants,
-    SendHello,
-    SendRenewal,
     SendTable,
-    SendTableRequest,
     SendWelcome,
-    SlotRun,
     StateChanged,
-    StopAdmitting,
-    Stopped,
     StreamEnded,
-    TableReceived,
     TableRequested,
-    Tick,
-    WelcomeReceived,
 )
-from callboard.core.membership import apply
-from callboard.core.native_host import NativeHost
-from callboard.core.native_leader import NativeLeader
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord, NativeNamespace
 from callboard.core.table_delta import make_view, view_of

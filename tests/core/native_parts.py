@@ -7,9 +7,11 @@ from collections import deque
 from attrs import Factory, define
 
 from callboard.core.commands import Command
-from callboard.core.handoff_records import Hello, HostEvent, LeaderEvent, Right
+from callboard.core.handoff_messages import Hello
 from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import HostEvent, Right
 from callboard.core.native_leader import NativeLeader
+from callboard.core.native_leader_records import LeaderEvent
 from callboard.core.slot_records import HandoffSettings
 
 NAMESPACE = "shop"

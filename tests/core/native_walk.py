@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from callboard.core.handoff_records import LeaveRequested
+from callboard.core.native_host_records import LeaveRequested
 from tests.core.native_checks import check_healed, check_rights
 from tests.core.native_network import NativeNetwork
 from tests.core.native_parts import KINDS, NAMES, SLOT_BITS, Path, Process

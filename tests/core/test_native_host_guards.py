@@ -8,8 +8,9 @@ from random import Random
 import pytest
 from attrs import evolve
 
-from callboard.core.handoff_records import Grants, GrantsReceived, Held, TableReceived
+from callboard.core.handoff_messages import Grants, Held
 from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import GrantsReceived, TableReceived
 from callboard.core.table_delta import TableDelta, TableView, diff
 from tests.core.native_network import NativeNetwork
 from tests.core.native_parts import Path, Process, PropertyViolation

@@ -6,27 +6,23 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import Held, Renewal, RenewalAnswer, Tick, Welcome
+from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import (
     AnswerReceived,
     CancelTurns,
     Connected,
     Ended,
     Granted,
-    Held,
     HostEvent,
-    Renewal,
-    RenewalAnswer,
     SendRenewal,
     StopAdmitting,
     Stopped,
     TableInstalled,
     TableReceived,
-    Tick,
-    Welcome,
     WelcomeReceived,
 )
-from callboard.core.handoff_records import Drained as DrainedEvent
-from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import Drained as DrainedEvent
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord, SlotTable
 from callboard.core.table_delta import HostEntry, TableView, diff, make_view
 from callboard.core.versions import Policy

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from attrs import Factory, define
 
-from callboard.core.handoff_records import CancelTurns, Ended, Granted, StopAdmitting, TableInstalled
+from callboard.core.native_host_records import CancelTurns, Ended, Granted, StopAdmitting, TableInstalled
 from callboard.core.slot_records import NativeHostRecord
 from callboard.core.versions import Policy
 from callboard.host.session import Session

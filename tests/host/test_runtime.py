@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from callboard.core.handoff_records import CancelTurns, SlotRun
+from callboard.core.handoff_messages import SlotRun
+from callboard.core.native_host_records import CancelTurns
 from callboard.host import (
     Actor,
     ActorFailedError,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from callboard.core.handoff_records import AnswerReceived, Connected, RenewalAnswer, Welcome, WelcomeReceived
+from callboard.core.handoff_messages import RenewalAnswer, Welcome
+from callboard.core.native_host_records import AnswerReceived, Connected, WelcomeReceived
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from tests.host.slots import session_of

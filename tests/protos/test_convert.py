@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.core.handoff_records import Gone, Grants, Held, Hello, Renewal, RenewalAnswer, SlotRun, Welcome
+from callboard.core.handoff_messages import Gone, Grants, Held, Hello, Renewal, RenewalAnswer, SlotRun, Welcome
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord
 from callboard.core.table_delta import HostEntry, SlotRange, TableDelta, TypeChanges
 from callboard.core.versions import Policy

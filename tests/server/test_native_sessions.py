@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 
 from callboard.core.commands import CommitNativeBatch, CreateNativeNamespace, Removal
-from callboard.core.handoff_records import StopAdmitting
+from callboard.core.native_host_records import StopAdmitting
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy

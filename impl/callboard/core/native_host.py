@@ -18,8 +18,19 @@ from typing import assert_never
 
 from attrs import define, field
 
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import (
     NO_INCARNATION,
+    Farewell,
+    Held,
+    Hello,
+    Renewal,
+    RenewalAnswer,
+    TableRequest,
+    Tick,
+    Welcome,
+)
+from callboard.core.leases import NEVER_MS, NO_LEASE, Deadlines, deadlines, renew_every_ms
+from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
     CancelTurns,
@@ -28,18 +39,13 @@ from callboard.core.handoff_records import (
     Drained,
     Ended,
     EndReason,
-    Farewell,
     GoneReceived,
     Granted,
     GrantsReceived,
-    Held,
-    Hello,
     HostEffect,
     HostEvent,
     LeaveRequested,
     Refusal,
-    Renewal,
-    RenewalAnswer,
     Right,
     SendFarewell,
     SendHello,
@@ -49,12 +55,8 @@ from callboard.core.handoff_records import (
     Stopped,
     TableInstalled,
     TableReceived,
-    TableRequest,
-    Tick,
-    Welcome,
     WelcomeReceived,
 )
-from callboard.core.leases import NEVER_MS, NO_LEASE, Deadlines, deadlines, renew_every_ms
 from callboard.core.native_rights import Rights, Slot
 from callboard.core.slot_index import held_runs, slot_runs
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord

@@ -20,28 +20,35 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from callboard.core.commands import Bury, Command, CommitNativeBatch, Removal
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import (
     NO_INCARNATION,
-    CloseStream,
     Farewell,
-    FarewellReceived,
     Gone,
     Grants,
     Held,
     Hello,
+    Renewal,
+    RenewalAnswer,
+    Tick,
+    Welcome,
+)
+from callboard.core.native_attendance import Attendance, KnownHost
+from callboard.core.native_joins import Joins
+from callboard.core.native_leader_records import (
+    CloseStream,
+    FarewellReceived,
     HelloReceived,
     LeaderEffect,
     LeaderEvent,
+    LeaderLimits,
     LeaseState,
     Overdue,
     ProposalDone,
     ProposalFailed,
     Propose,
-    Renewal,
-    RenewalAnswer,
     RenewalReceived,
     RequestRound,
     RoundConfirmed,
@@ -54,12 +61,9 @@ from callboard.core.handoff_records import (
     StateChanged,
     StreamEnded,
     TableRequested,
-    Tick,
     Waiting,
-    Welcome,
 )
-from callboard.core.native_joins import Joins
-from callboard.core.native_releases import KnownHost, Releases, renewal_problem
+from callboard.core.native_releases import Releases, renewal_problem
 from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
@@ -68,23 +72,6 @@ from callboard.core.slot_records import NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.versions import Policy
-
-BURIALS_MAX = 1000
-
-
-@frozen
-class LeaderLimits:
-    """Bounds of one namespace's leader. `grants_max`: spans in one message; the others follow with the next answer.
-
-    `steps_kept`: changes of version of which hosts that missed them still get deltas. `batch_bytes_max`: of host
-    records in one command.
-    """
-
-    streams_max: int = 20_000
-    batch_items_max: int = 500
-    batch_bytes_max: int = 192 * 1024
-    grants_max: int = 5000
-    steps_kept: int = 64
 
 
 @define(eq=False)
@@ -98,13 +85,12 @@ class NativeLeader:
     limits: LeaderLimits = field(factory=LeaderLimits)
     _over: bool = field(init=False, default=False)
     _now_ms: int = field(init=False)
-    _hosts: dict[int, KnownHost] = field(init=False, factory=dict)
+    _attendance: Attendance = field(init=False)
+    _hosts: dict[int, KnownHost] = field(init=False)
+    """Those of the attendance."""
     _streams: dict[int, Hello] = field(init=False, factory=dict)
     _incarnation_of: dict[int, int] = field(init=False, factory=dict)
     _joins: Joins = field(init=False)
-    _heard: dict[int, int] = field(init=False, factory=dict)
-    """When each member was last heard, the longest silent first."""
-    _behind: dict[int, int] = field(init=False, factory=dict)
     _removals: dict[int, str] = field(init=False, factory=dict)
     _releases: Releases = field(init=False)
     _collected: dict[int, int] = field(init=False, factory=dict)
@@ -115,13 +101,14 @@ class NativeLeader:
     _proposals: dict[str, int] = field(init=False, factory=dict)
     _last_proposal: int = field(init=False, default=0)
     _not_before_ms: dict[str, int] = field(init=False, factory=dict)
-    _burial_due_ms: int | None = field(init=False, default=None)
     _feed: TableFeed = field(init=False)
     _waits_from_ms: dict[int, int] = field(init=False, factory=dict)
     _effects: list[LeaderEffect] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         self._now_ms = self._round_due_ms = self.started_ms
+        self._attendance = Attendance(self.namespace, self.started_ms)
+        self._hosts = self._attendance.hosts
         self._joins = Joins(self.limits.batch_items_max, self.limits.batch_bytes_max)
         self._releases = Releases(SlotIndex(self.namespace), self._hosts)
         self._feed = TableFeed(self.limits.steps_kept, view_of(self.namespace))
@@ -168,20 +155,13 @@ class NativeLeader:
         """When the next `Tick` is due, or None if only other events can change anything."""
         if self._over:
             return None
-        settings = self.namespace.settings
-        due: list[int] = []
-        longest_silent = next(iter(self._heard), None)
-        if longest_silent is not None:
-            due.append(self._heard[longest_silent] + settings.failure_timeout_ms)
-        oldest_behind = next(iter(self._behind.values()), None)
-        if oldest_behind is not None:
-            due.append(oldest_behind + settings.failure_timeout_ms)
+        due = self._attendance.timeouts_ms()
         for incarnation in self._releases.owing:
             at_ms = self._releases.overdue_at_ms(self._hosts[incarnation])
             if at_ms is not None and incarnation not in self._removals:
                 due.append(at_ms)
-        if self._burial_due_ms is not None and "bury" not in self._proposals:
-            due.append(max(self._burial_due_ms, self._not_before_ms.get("bury", 0)))
+        if self._attendance.burial_due_ms is not None and "bury" not in self._proposals:
+            due.append(max(self._attendance.burial_due_ms, self._not_before_ms.get("bury", 0)))
         if self._collected and not self._round_running:
             due.append(self._round_due_ms)
         if (len(self._joins) or self._removals) and "batch" not in self._proposals:
@@ -264,7 +244,7 @@ class NativeLeader:
         self._incarnation_of[stream_id] = known.incarnation
         known.connected(stream_id, hello.connection)
         if not hello.by_front:
-            self._note_heard(known)
+            self._attendance.note_heard(known, self._now_ms)
         namespace = self.namespace
         welcome = Welcome(known.incarnation, self.epoch, namespace.policy, namespace.slot_bits, namespace.settings)
         self._effects.append(SendWelcome(stream_id, welcome))
@@ -275,9 +255,7 @@ class NativeLeader:
         if known.stream_id is None or not path:
             return
         self._effects += [SendTable(known.stream_id, *pair) for pair in path]
-        if known.behind is None:
-            known.behind = (known.sent_version, self._now_ms)
-            self._behind[known.incarnation] = self._now_ms
+        self._attendance.note_told(known, self._now_ms)
 
     def _table_requested(self, stream_id: int) -> None:
         known = self._hosts.get(self._incarnation_of.get(stream_id, NO_INCARNATION))
@@ -311,7 +289,7 @@ class NativeLeader:
             self._close(stream_id, "FAILED_PRECONDITION", "a renewal came before the hello")
             return
         known = self._hosts.get(renewal.incarnation)
-        if known is None or renewal.incarnation not in self._heard:
+        if known is None or not self._attendance.is_member(renewal.incarnation):
             self._send_gone(stream_id, renewal.incarnation)
             return
         stale = known.stream_id != stream_id or renewal.connection != known.connection
@@ -321,10 +299,10 @@ class NativeLeader:
         if problem is not None:
             self._close(stream_id, "INVALID_ARGUMENT", f"renewal {renewal.number} of host {known.name}: {problem}")
             return
-        self._note_heard(known)
+        self._attendance.note_heard(known, self._now_ms)
         if known.take_in(renewal):
             self._releases.examine(known, self._now_ms)
-            self._note_installed(known)
+            self._attendance.note_installed(known, self._now_ms)
         if renewal.requests and self.exclusive:
             self._releases.request(known, renewal.requests)
         if renewal.leaving:
@@ -332,20 +310,6 @@ class NativeLeader:
         if self._is_overdue(known):
             return
         self._collected[known.incarnation] = renewal.number
-
-    def _note_heard(self, known: KnownHost) -> None:
-        known.heard_ms = self._now_ms
-        self._heard.pop(known.incarnation, None)
-        self._heard[known.incarnation] = self._now_ms
-
-    def _note_installed(self, known: KnownHost) -> None:
-        """Reported versions settle what the host was told; what it was told later is counted from now."""
-        if known.behind is not None and known.version >= known.behind[0]:
-            known.behind = None
-            self._behind.pop(known.incarnation, None)
-            if known.version < known.sent_version:
-                known.behind = (known.sent_version, self._now_ms)
-                self._behind[known.incarnation] = self._now_ms
 
     def _is_overdue(self, known: KnownHost) -> bool:
         late_ms = self._releases.overdue_ms(known, self._now_ms)
@@ -358,9 +322,9 @@ class NativeLeader:
         known = self._hosts.get(farewell.incarnation)
         if known is not None:
             known.farewell = True
-            self._schedule_burials()
+            self._attendance.schedule_burials(self._now_ms)
             self._collected.pop(known.incarnation, None)
-            if farewell.incarnation in self._heard:
+            if self._attendance.is_member(farewell.incarnation):
                 self._removals[known.incarnation] = f"{known.name} left"
 
     # ---- rounds
@@ -391,7 +355,7 @@ class NativeLeader:
 
     def _may_answer(self, known: KnownHost | None) -> bool:
         """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""
-        if known is None or known.incarnation not in self._heard or known.farewell:
+        if known is None or not self._attendance.is_member(known.incarnation) or known.farewell:
             return False
         return not self._is_overdue(known)
 
@@ -427,84 +391,41 @@ class NativeLeader:
             self._push_grants(self._hosts.get(incarnation))
 
     def _push_grants(self, known: KnownHost | None) -> None:
-        if known is None or known.stream_id is None or known.incarnation not in self._heard:
+        if known is None or known.stream_id is None or not self._attendance.is_member(known.incarnation):
             return
         grants = self._grants_for(known)
         if grants:
             self._effects.append(SendGrants(known.stream_id, Grants(known.incarnation, self.epoch, grants)))
 
     def _follow_members(self) -> None:
-        present = {member.incarnation: member for member in self.namespace.members.values()}
-        for incarnation, member in present.items():
-            known = self._hosts.get(incarnation)
-            if known is None:
-                kinds = member.host.actor_types
-                self._hosts[incarnation] = KnownHost(incarnation, member.name, kinds, self._now_ms)
-                self._heard[incarnation] = self._now_ms
-            elif known.actor_types != member.host.actor_types:
-                known.actor_types, known.grants = member.host.actor_types, None
-        for incarnation in [each for each in self._heard if each not in present]:
-            for table in (self._heard, self._behind, self._collected):
-                table.pop(incarnation, None)
-            self._removals.pop(incarnation, None)
-            stream_id, self._hosts[incarnation].stream_id = self._hosts[incarnation].stream_id, None
+        removed, forgotten = self._attendance.follow(self.namespace, self._now_ms)
+        for known in removed:
+            self._collected.pop(known.incarnation, None)
+            self._removals.pop(known.incarnation, None)
+            stream_id, known.stream_id = known.stream_id, None
             if stream_id is not None:
                 # The stream stays: for the last word, or for the hello of a host that missed its welcome.
                 del self._incarnation_of[stream_id]
-                self._send_gone(stream_id, incarnation)
-        for incarnation, tombstone in self.namespace.tombstones.items():
-            if incarnation not in self._hosts:
-                self._hosts[incarnation] = KnownHost(incarnation, tombstone.name, (), self._now_ms)
-        for incarnation in [
-            each for each in self._hosts if each not in present and each not in self.namespace.tombstones
-        ]:
-            del self._hosts[incarnation]
-            self._releases.owing.discard(incarnation)
-        self._schedule_burials()
+                self._send_gone(stream_id, known.incarnation)
+        self._releases.owing.difference_update(forgotten)
 
     def _follow_version(self) -> None:
         self._feed.follow(self.namespace)
         for known in self._hosts.values():
-            if known.stream_id is not None and known.incarnation in self._heard:
+            if known.stream_id is not None and self._attendance.is_member(known.incarnation):
                 self._send_tables(known, self._feed.path(known.sent_version))
 
     def _note_waits(self) -> None:
         sinces = self._releases.pending_sinces()
         self._waits_from_ms = {since: self._waits_from_ms.get(since, self._now_ms) for since in sinces}
 
-    def _wait_over_ms(self, incarnation: int) -> int:
-        """When the last possible lease of a removed incarnation has surely run out (rule L2)."""
-        answered_ms = self._hosts[incarnation].answered_ms
-        from_ms = self.started_ms if answered_ms is None else max(self.started_ms, answered_ms)
-        return from_ms + self.namespace.settings.wait_ms()
-
-    def _schedule_burials(self) -> None:
-        due = [self._burial_at_ms(incarnation) for incarnation in self.namespace.tombstones]
-        self._burial_due_ms = min(due, default=None)
-
-    def _burial_at_ms(self, incarnation: int) -> int:
-        return self._now_ms if self._hosts[incarnation].farewell else self._wait_over_ms(incarnation)
-
     # ---- time and proposals
-
-    def _silent(self) -> list[int]:
-        """Members not heard of for the failure timeout, the longest silent first."""
-        limit_ms = self._now_ms - self.namespace.settings.failure_timeout_ms
-        found = []
-        for incarnation, heard_ms in self._heard.items():
-            if heard_ms > limit_ms:
-                break
-            found.append(incarnation)
-        return found
 
     def _expire(self) -> None:
         for incarnation in sorted(self._releases.owing):
-            if incarnation in self._heard:
+            if self._attendance.is_member(incarnation):
                 self._is_overdue(self._hosts[incarnation])
-        limit_ms = self._now_ms - self.namespace.settings.failure_timeout_ms
-        for incarnation, from_ms in self._behind.items():
-            if from_ms > limit_ms:
-                break
+        for incarnation in self._attendance.lagging(self._now_ms):
             self._is_overdue(self._hosts[incarnation])
 
     def _propose(self) -> None:
@@ -524,7 +445,7 @@ class NativeLeader:
                 self._effects.append(Propose(self._last_proposal, command))
 
     def _batch(self) -> Command | None:
-        silent = self._silent()
+        silent = self._attendance.silent(self._now_ms)
         if not len(self._joins) and not self._removals and not silent:
             return None
         timeout_ms = self.namespace.settings.failure_timeout_ms
@@ -538,11 +459,8 @@ class NativeLeader:
         return CommitNativeBatch(self.epoch, self.name, upserts, removals, reason=reason)
 
     def _burials(self) -> Command | None:
-        """Rule L2."""
-        if self._burial_due_ms is None or self._now_ms < self._burial_due_ms:
-            return None
-        gone = [each for each in self.namespace.tombstones if self._burial_at_ms(each) <= self._now_ms]
-        return Bury(self.name, tuple(gone[:BURIALS_MAX])) if gone else None
+        gone = self._attendance.to_bury(self._now_ms)
+        return Bury(self.name, gone) if gone else None
 
     def _confirmation(self) -> Command | None:
         return self._releases.confirmation(self.name) if self.exclusive else None
@@ -574,7 +492,7 @@ class NativeLeader:
 
     def handoffs(self, now_ms: int) -> list[Waiting]:
         """Slots that are not granted to their owner yet: the answer to "why is my actor not served?"."""
-        return waiting_slots(self._releases, self._waits_from_ms, self._wait_over_ms, now_ms)
+        return waiting_slots(self._releases, self._waits_from_ms, self._attendance.wait_over_ms, now_ms)
 
     def leases(self, now_ms: int) -> list[LeaseState]:
         """Every member as this leader sees it, by incarnation."""

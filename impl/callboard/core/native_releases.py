@@ -11,67 +11,15 @@ from collections.abc import Iterable
 from attrs import define, field
 
 from callboard.core.commands import ConfirmClear, FenceSpan, RaiseFences, SlotSpan
-from callboard.core.handoff_records import Held, Renewal, SlotRun
+from callboard.core.handoff_messages import Held, Renewal, SlotRun
 from callboard.core.leases import overdue_after_ms
-from callboard.core.slot_index import Holding, SlotIndex, held_runs
+from callboard.core.native_attendance import KnownHost
+from callboard.core.slot_index import SlotIndex, held_runs
 from callboard.core.slot_records import NativeNamespace
 
 COMMAND_SPANS_MAX = 4000
 COMMAND_BYTES_MAX = 128 * 1024
 """Of the spans of one command, so that it fits one log entry of any engine."""
-
-
-@define(eq=False)
-class KnownHost:
-    """What this leader knows of one member or tombstone, in this epoch.
-
-    `heard_ms`: its last own word, or when the office began; `answered_ms`: the last answer to a renewal. `version`,
-    `holding`: its newest report. `holding_number`: the renewal that completed `holding` on `connection`, 0 for none.
-    `owing`: by `since`, when it first reported that version or a later one and still held a slot that moved with it.
-    `behind`: a version that it was told and has not reported, and since when.
-    """
-
-    incarnation: int
-    name: str
-    actor_types: tuple[str, ...]
-    heard_ms: int
-    stream_id: int | None = None
-    connection: int = 0
-    answered_ms: int | None = None
-    last_number: int = 0
-    version: int = 0
-    holding: Holding = field(factory=Holding)
-    holding_number: int = 0
-    sent_version: int = 0
-    behind: tuple[int, int] | None = None
-    owing: dict[int, int] = field(factory=dict)
-    farewell: bool = False
-    grants: tuple[Held, ...] | None = None
-
-    def connected(self, stream_id: int, connection: int) -> None:
-        """A newer connection counts from here on."""
-        self.stream_id, self.connection, self.holding_number = stream_id, connection, 0
-
-    def take_in(self, renewal: Renewal) -> bool:
-        """Note what a renewal reports. Returns whether anything changed; a report on a base that is not at hand says
-        nothing."""
-        self.last_number = renewal.number
-        if renewal.base_number == 0:
-            self.holding = Holding()
-        elif renewal.base_number != self.holding_number:
-            self.holding_number = 0
-            return False
-        changed = bool(renewal.base_number == 0 or renewal.taken or renewal.dropped or renewal.version != self.version)
-        self.holding.change(renewal.taken, renewal.dropped)
-        self.holding_number = renewal.number
-        self.version = max(self.version, renewal.version)
-        if changed:
-            self.grants = None
-        return changed
-
-    def has_released(self, kind: str, slot: int, since: int) -> bool:
-        """Whether it holds no right to the slot from before version `since`, and never will again."""
-        return self.version >= since and not self.holding.has(kind, slot)
 
 
 @define(eq=False)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from callboard.core.handoff_records import Held, Right, SlotRun
+from callboard.core.handoff_messages import Held, SlotRun
+from callboard.core.native_host_records import Right
 from callboard.core.slot_index import held_runs, slot_runs
 from callboard.core.table_delta import TableView
 

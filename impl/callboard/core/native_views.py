@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from callboard.core.handoff_records import Giver, LeaseState, Overdue, Waiting
 from callboard.core.leases import overdue_after_ms
-from callboard.core.native_releases import KnownHost, Releases
+from callboard.core.native_attendance import KnownHost
+from callboard.core.native_leader_records import Giver, LeaseState, Overdue, Waiting
+from callboard.core.native_releases import Releases
 
 GiverOf = Callable[[int, str, int, int], Giver]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from attrs import define, field
 
-from callboard.core.handoff_records import Held, SlotRun
+from callboard.core.handoff_messages import Held, SlotRun
 from callboard.core.slot_records import NOBODY, NativeNamespace, SlotRights, SlotTable
 from callboard.core.table_delta import changed_between, changed_slots, runs
 

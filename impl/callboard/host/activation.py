@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import define, field
 
-from callboard.core.handoff_records import Right
+from callboard.core.native_host_records import Right
 from callboard.host.actors import Actor, ActorType, Chain, DeactivationReason
 from callboard.host.clock import Timer
 from callboard.host.errors import BusyError, ReentrancyError

@@ -14,7 +14,7 @@ import grpc.aio
 from attrs import field, frozen
 from google.protobuf.message import DecodeError
 
-from callboard.core.handoff_records import CancelTurns, Ended, Granted, StopAdmitting, Stopped, TableInstalled
+from callboard.core.native_host_records import CancelTurns, Ended, Granted, StopAdmitting, Stopped, TableInstalled
 from callboard.core.slot_records import WEIGHT_DEFAULT, NativeHostRecord
 from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch
 from callboard.core.versions import Policy

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from attrs import define, evolve, field, frozen
 
-from callboard.core.handoff_records import Held, SlotRun
+from callboard.core.handoff_messages import Held, SlotRun
 from callboard.core.slot_index import slot_runs
 from callboard.core.slot_records import slot_of
 from callboard.host.activation import Activation, Services, fenced

@@ -14,17 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
-from callboard.core.handoff_records import (
-    CancelTurns,
-    Ended,
-    EndReason,
-    Granted,
-    Held,
-    Refusal,
-    Right,
-    SlotRun,
-    StopAdmitting,
-)
+from callboard.core.handoff_messages import Held, SlotRun
+from callboard.core.native_host_records import CancelTurns, Ended, EndReason, Granted, Refusal, Right, StopAdmitting
 from callboard.core.slot_records import slot_of
 from callboard.host.activation import DEACTIVATION, Activation, Context
 from callboard.host.actors import Actor, ActorType, Chain, DeactivationReason, current_chain

@@ -17,7 +17,9 @@ import grpc.aio
 from attrs import evolve, frozen
 
 from callboard import __version__
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import Tick
+from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
     CancelTurns,
@@ -39,10 +41,8 @@ from callboard.core.handoff_records import (
     Stopped,
     TableInstalled,
     TableReceived,
-    Tick,
     WelcomeReceived,
 )
-from callboard.core.native_host import NativeHost
 from callboard.core.slot_records import NativeHostRecord
 from callboard.core.versions import Policy
 from callboard.host.clock import now_ms

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import (
     Farewell,
     Gone,
     Grants,

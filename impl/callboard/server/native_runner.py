@@ -12,12 +12,15 @@ import structlog
 
 from callboard.consensus.interface import ProposalError
 from callboard.core.commands import Command
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import Tick
+from callboard.core.native_leader import NativeLeader
+from callboard.core.native_leader_records import (
     CloseStream,
     FarewellReceived,
     HelloReceived,
     LeaderEffect,
     LeaderEvent,
+    LeaderLimits,
     LeaseState,
     Overdue,
     ProposalDone,
@@ -35,10 +38,8 @@ from callboard.core.handoff_records import (
     StateChanged,
     StreamEnded,
     TableRequested,
-    Tick,
     Waiting,
 )
-from callboard.core.native_leader import LeaderLimits, NativeLeader
 from callboard.core.records import AnswerCode
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.versions import Policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from callboard.core.handoff_records import LeaseState, Waiting
+from callboard.core.native_leader_records import LeaseState, Waiting
 from callboard.core.slot_records import (
     NOBODY,
     HandoffSettings,

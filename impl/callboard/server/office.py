@@ -23,7 +23,7 @@ from callboard.core.commands import (
     TakeOffice,
 )
 from callboard.core.membership import KNOWN_FEATURE_LEVEL
-from callboard.core.native_leader import LeaderLimits
+from callboard.core.native_leader_records import LeaderLimits
 from callboard.core.records import Answer, AnswerCode, Namespace, ReplicatedState
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.versions import Policy

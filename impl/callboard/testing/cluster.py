@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
-from callboard.core.handoff_records import Right
+from callboard.core.native_host_records import Right
 from callboard.core.slot_records import HandoffSettings, HostMark
 from callboard.core.versions import Policy
 from callboard.host.actors import Actor, ActorType

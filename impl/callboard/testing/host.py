@@ -8,7 +8,9 @@ from typing import Any, assert_never
 
 from attrs import define
 
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import Tick
+from callboard.core.native_host import NativeHost
+from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
     CancelTurns,
@@ -16,25 +18,25 @@ from callboard.core.handoff_records import (
     Disconnected,
     Drained,
     Ended,
-    FarewellReceived,
     Granted,
-    HelloReceived,
     HostEffect,
     HostEvent,
     LeaveRequested,
-    RenewalReceived,
     SendFarewell,
     SendHello,
     SendRenewal,
     SendTableRequest,
     StopAdmitting,
     Stopped,
-    StreamEnded,
     TableInstalled,
-    TableRequested,
-    Tick,
 )
-from callboard.core.native_host import NativeHost
+from callboard.core.native_leader_records import (
+    FarewellReceived,
+    HelloReceived,
+    RenewalReceived,
+    StreamEnded,
+    TableRequested,
+)
 from callboard.core.slot_records import NativeHostRecord
 from callboard.core.table_delta import HostEntry, TableView
 from callboard.core.versions import Policy

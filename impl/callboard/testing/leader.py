@@ -16,13 +16,20 @@ from callboard.core.commands import (
     Request,
     TakeOffice,
 )
-from callboard.core.handoff_records import (
+from callboard.core.handoff_messages import Tick
+from callboard.core.membership import apply
+from callboard.core.native_host_records import (
     AnswerReceived,
-    CloseStream,
     Disconnected,
     GoneReceived,
     GrantsReceived,
     HostEvent,
+    TableReceived,
+    WelcomeReceived,
+)
+from callboard.core.native_leader import NativeLeader
+from callboard.core.native_leader_records import (
+    CloseStream,
     LeaderEffect,
     LeaderEvent,
     ProposalDone,
@@ -35,12 +42,7 @@ from callboard.core.handoff_records import (
     SendTable,
     SendWelcome,
     StateChanged,
-    TableReceived,
-    Tick,
-    WelcomeReceived,
 )
-from callboard.core.membership import apply
-from callboard.core.native_leader import NativeLeader
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_membership import NATIVE_LEVEL
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeNamespace

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from callboard.consensus.feeding import apply_safely
 from callboard.consensus.interface import (
@@ -38,6 +38,7 @@ from callboard.consensus.pysyncobj_engine.disk import Disk, remove_leftovers
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Base, Journal, LogEntry
 from callboard.consensus.pysyncobj_engine.options import CoreSettings
+from callboard.consensus.pysyncobj_engine.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -80,27 +81,6 @@ class Joining:
     floor_index: int
     finished: Callable[[], None]
     """Called once, when everything that makes it a full member is durable."""
-
-
-@define
-class _Outbox:
-    """Messages that must not leave before the journal is synced."""
-
-    held: list[tuple[str, codec.Message]] = field(factory=list)
-
-    def add(self, peer_id: str, message: codec.Message) -> None:
-        """Hold a message. A later plain acknowledgement replaces an earlier one to the same peer."""
-        if self.held and isinstance(message, codec.Acknowledge):
-            last_peer, last = self.held[-1]
-            if last_peer == peer_id and isinstance(last, codec.Acknowledge) and _replaces(message, last):
-                self.held[-1] = (peer_id, message)
-                return
-        self.held.append((peer_id, message))
-
-
-def _replaces(new: codec.Acknowledge, old: codec.Acknowledge) -> bool:
-    plain = old.success and new.success and not old.reset and not new.reset
-    return plain and new.term == old.term and new.next_index >= old.next_index
 
 
 class Core:
@@ -146,7 +126,7 @@ class Core:
         self._joining = joining
         self._compact_wanted = False
         self._closed = False
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._queue: deque[Proposal] = deque()
         self._pending: dict[int, Proposal] = {}
         self._led_term: int | None = None
@@ -432,8 +412,7 @@ class Core:
         if not self._outbox.held:
             return
         self._journal.sync()
-        held, self._outbox.held = self._outbox.held, []
-        for peer_id, message in held:
+        for peer_id, message in self._outbox.take():
             self._send(peer_id, codec.encode(message))
 
     def _settle(self) -> None:
