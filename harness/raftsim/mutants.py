@@ -16,9 +16,10 @@ from attrs import frozen
 from callboard.consensus.interface import Applied, NotApplied, OutcomeUnknown
 from callboard.consensus.pysyncobj_engine import codec, core, snapshots
 from callboard.consensus.pysyncobj_engine.barriers import Barriers
-from callboard.consensus.pysyncobj_engine.core import Core, _Outbox
+from callboard.consensus.pysyncobj_engine.core import Core
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Journal
+from callboard.consensus.pysyncobj_engine.outbox import Outbox
 from callboard.consensus.pysyncobj_engine.raft_library import LEADER
 from harness.raftsim.disk import SimDisk
 from harness.raftsim.hardened import Hardened, core_in_simulation
@@ -198,13 +199,13 @@ def _waiting_proposals_are_forgotten() -> list[Patch]:
 
 
 def _followers_never_answer() -> list[Patch]:
-    original = _Outbox.add
+    original = Outbox.add
 
     def add(self: Any, peer_id: str, message: codec.Message) -> None:
         if not (isinstance(message, codec.Acknowledge) and message.next_index % 5 == 0):
             original(self, peer_id, message)
 
-    return [(_Outbox, "add", add)]
+    return [(Outbox, "add", add)]
 
 
 def _remote_barriers_are_answered_at_once() -> list[Patch]:
