@@ -23,6 +23,7 @@ from callboard.server.listening import AddressError, is_loopback
 from callboard.server.replica import Replica, StartError
 from callboard.server.settings import EngineName, EngineSettings, ServerSettings, SidecarSettings, TlsFiles
 from callboard.server.tls import TlsFileError
+from callboard.trace_file import VARIABLE
 
 log = structlog.get_logger(__name__)
 
@@ -175,6 +176,12 @@ LISTEN_FLAGS = stacked(
         help="Raise the group to this feature level when leading. Every replica must run a version that knows it. "
         "[default: the newest in a new group, else unchanged]",
     ),
+    click.option(
+        "--trace-file",
+        type=_FILE,
+        envvar=VARIABLE,
+        help="Append trace events to this file, for checking the run against the specification (tla/doc/Traces.md).",
+    ),
 )
 
 SECURITY_FLAGS = stacked(
@@ -300,6 +307,7 @@ def settings_from_flags(context: click.Context, flags: dict[str, Any]) -> Server
         metadata_enabled=flags["metadata_enabled"],
         tls=tls,
         feature_level=flags["feature_level"],
+        trace_file=flags["trace_file"],
         trust_domain=flags["trust_domain"] if tls and _given(context, "trust_domain") else None,
         operators=frozenset(name for name in flags["operators"].split(",") if name),
         sidecars=SidecarSettings(

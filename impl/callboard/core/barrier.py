@@ -59,6 +59,7 @@ from callboard.core.commands import Removal
 from callboard.core.durations import format_duration_ms
 from callboard.core.membership import host_record_bytes
 from callboard.core.records import HostRecord, Member
+from callboard.core.tracing import TraceSink
 from callboard.core.versions import Version
 
 REMOVAL_BYTES_EXTRA = 16
@@ -77,6 +78,7 @@ class BarrierNamespace:
     """The barrier machine of one namespace, for one term of office of one leader. See the module's description."""
 
     settings: BarrierSettings
+    trace: TraceSink | None = None
     _version: int = field(init=False, default=-1)
     _members: Mapping[str, Member] = field(init=False, factory=dict)
     _streams: dict[int, SidecarStream] = field(init=False, factory=dict)
@@ -197,6 +199,8 @@ class BarrierNamespace:
         self._version = version.wire
         self._members = members
         self._batch_items = self.settings.batch_items_max
+        if self.trace is not None:
+            self.trace("NewLeader", {"version": self._version, "members": list(members)})
         if members:
             self._unseen = set(members)
             self._grace_until_ms = now_ms + self.settings.member_grace_ms
@@ -224,6 +228,8 @@ class BarrierNamespace:
         self._streams[stream_id] = self._stream_of[report.name] = stream
         self._queued[stream_id] = self._unchecked[stream_id] = stream
         self._actor_streams += stream.had_actors
+        if self.trace is not None:
+            self.trace("Attach", {"stream": stream_id, "host": report.name})
         self._unseen.discard(report.name)
         self._changed[report.name] = None
 
@@ -258,6 +264,9 @@ class BarrierNamespace:
             text = f"acknowledgement of {phase} of version {version}, but {sent}"
             self._cut(stream.stream_id, "INVALID_ARGUMENT", text)
             return
+        if self.trace is not None:
+            answer = {"operation": phase.value, "version": version}
+            self.trace("RecvAck", {"stream": stream.stream_id, "host": stream.host.name, **answer})
         stream.acknowledged(phase, version)
         self._settle(stream)
 
@@ -272,6 +281,8 @@ class BarrierNamespace:
         stream = self._streams.pop(stream_id, None)
         if stream is None:
             return
+        if self.trace is not None:
+            self.trace("StreamEnds", {"stream": stream_id, "host": stream.host.name})
         del self._stream_of[stream.host.name]
         self._queued.pop(stream_id, None)
         self._unchecked.pop(stream_id, None)
@@ -290,6 +301,8 @@ class BarrierNamespace:
     def _expire(self, now_ms: int) -> None:
         running = self._round
         if running is not None and now_ms >= running.deadline_ms(self.settings):
+            if self.trace is not None:
+                self.trace("RoundTimeout", {"version": running.version, "streams": sorted(running.waiting)})
             for stream_id in sorted(running.waiting):
                 running.cut.append(stream_id)
                 self._cut_silent(stream_id, running.version)
@@ -304,6 +317,8 @@ class BarrierNamespace:
             self._repeat(self._streams[stream_id], now_ms)
         if self._grace_until_ms is not None and now_ms >= self._grace_until_ms:
             self._grace_until_ms = None
+            if self.trace is not None:
+                self.trace("GraceEnds", {})
             self._changed.update(dict.fromkeys(sorted(self._unseen)))
             self._unseen = set()
 
@@ -419,6 +434,9 @@ class BarrierNamespace:
         participants = {stream_id: None for stream_id, stream in self._streams.items() if stream.admitted}
         self._round_due = False
         self._pushes = {}
+        if self.trace is not None:
+            whose = [stream.host.name for stream in self._streams.values() if stream.admitted]
+            self.trace("StartRound", {"version": self._version, "members": list(self._members), "hosts": whose})
         self._round = Round(self._version, self._members, participants, len(participants), now_ms, now_ms)
         # A sidecar whose count is out of step forgets its tables 15 s after its last lock, so a repetition comes later.
         for stream_id in participants:
@@ -429,6 +447,8 @@ class BarrierNamespace:
 
     def _advance_round(self, running: Round, now_ms: int) -> None:
         while not running.waiting:
+            if self.trace is not None:
+                self.trace("Advance", {"version": running.version, "phase": running.phase.value})
             running.durations_ms.append(now_ms - running.phase_from_ms)
             running.phase_from_ms = now_ms
             if running.phase is Phase.UNLOCK:
@@ -472,6 +492,9 @@ class BarrierNamespace:
 
     def _push(self, stream: SidecarStream, now_ms: int) -> None:
         self._pushes[stream.stream_id] = now_ms + self.settings.round_timeout_ms
+        if self.trace is not None:
+            to = {"stream": stream.stream_id, "host": stream.host.name}
+            self.trace("Push", {**to, "version": self._version, "members": list(self._members)})
         for phase in PHASES:
             self._order(stream, phase, self._version)
 

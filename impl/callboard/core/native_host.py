@@ -61,6 +61,7 @@ from callboard.core.native_rights import Rights, Slot
 from callboard.core.slot_index import held_runs, slot_runs
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord
 from callboard.core.table_delta import DeltaError, HostEntry, TableDelta, TableView, empty_view, patch
+from callboard.core.tracing import TraceSink, held_fields, run_fields, table_fields
 from callboard.core.versions import Policy
 
 HELLO_REPEAT_MS = 1000
@@ -97,6 +98,7 @@ class NativeHost:
     policy: Policy
     record: NativeHostRecord
     store_id: str = ""
+    trace: TraceSink | None = None
     incarnation: int = field(init=False, default=NO_INCARNATION)
     _phase: Phase = field(init=False, default=Phase.JOINING)
     _settings: HandoffSettings = field(init=False, factory=HandoffSettings)
@@ -129,6 +131,8 @@ class NativeHost:
             if of_type is not None:
                 right = of_type.get(slot)
                 if right is not None:
+                    if self.trace is not None:
+                        self._trace_turn("Admit", right, now_ms)
                     return right
         return self._refusal(actor_type, slot)
 
@@ -137,7 +141,15 @@ class NativeHost:
         if now_ms >= self._deadlines.gate_until_ms:
             return False
         of_type = self._rights.live.get(right.actor_type)
-        return of_type is not None and of_type.get(right.slot) is right
+        opens = of_type is not None and of_type.get(right.slot) is right
+        if opens and self.trace is not None:
+            self._trace_turn("Effect", right, now_ms)
+        return opens
+
+    def _trace_turn(self, action: str, right: Right, now_ms: int) -> None:
+        assert self.trace is not None
+        of_turn = {"actor_type": right.actor_type, "slot": right.slot, "since": right.since, "fence": right.fence}
+        self.trace(action, {"incarnation": self.incarnation, "now_ms": now_ms, **of_turn})
 
     def owner_of(self, actor_type: str, slot: int) -> HostEntry | None:
         """Who owns the slot by the installed table, or None if nobody does or the type is not known."""
@@ -252,6 +264,8 @@ class NativeHost:
         """Whether the word is not that of a leader known to be deposed."""
         if epoch < self._epoch:
             return False
+        if self.trace is not None and epoch > self._epoch and self.incarnation != NO_INCARNATION:
+            self.trace("HearOffice", {"incarnation": self.incarnation, "epoch": epoch})
         self._epoch = epoch
         return True
 
@@ -282,6 +296,9 @@ class NativeHost:
             return
         if self._phase is Phase.JOINING:
             self.incarnation, self._settings = welcome.incarnation, welcome.settings
+            if self.trace is not None:
+                born = {"name": self.record.name, "namespace": self.namespace, "epoch": welcome.epoch}
+                self.trace("Welcomed", {"incarnation": self.incarnation, "now_ms": now_ms, **born})
             self._deadlines = deadlines(self.policy, self._settings, None)
             self._phase = Phase.RUNNING
         if welcome.incarnation == self.incarnation:
@@ -307,6 +324,10 @@ class NativeHost:
             return
         lost = self._rights.lost_with(before, after)
         self._view = after
+        if self.trace is not None:
+            has = {"version": after.version, "digest": after.digest.hex(), "tables": table_fields(after.tables)}
+            step = {"from_version": delta.from_version, "incarnation": self.incarnation, "now_ms": now_ms}
+            self.trace("Start" if before is None else "Install", {**step, **has})
         self._stop_admitting(lost, now_ms)
         self._effects.append(TableInstalled(after.version, _changed_types(before, after)))
         if self.policy is Policy.EVENTUAL:
@@ -342,7 +363,11 @@ class NativeHost:
                     self._rights.grant(held.actor_type, slot, held.since, held.fence)
                     accepted.append((held.actor_type, slot, held.since, held.fence))
         if accepted:
-            self._effects.append(Granted(held_runs(accepted)))
+            taken = held_runs(accepted)
+            self._effects.append(Granted(taken))
+            if self.trace is not None:
+                rights = {"rights": held_fields(taken), "epoch": self._epoch}
+                self.trace("Accept", {"incarnation": self.incarnation, "now_ms": now_ms, **rights})
             self._prompt(now_ms)
 
     def _take_owned(self, now_ms: int) -> None:
@@ -365,10 +390,17 @@ class NativeHost:
     def _drained(self, actor_type: str, slots: Iterable[int], now_ms: int) -> None:
         ended = self._rights.drained(actor_type, slots)
         if ended:
-            self._effects.append(Ended(slot_runs(ended), EndReason.RELEASED))
+            self._ended(ended, EndReason.RELEASED, now_ms)
             if self.policy is Policy.EVENTUAL:
                 self._take_owned(now_ms)
             self._prompt(now_ms)
+
+    def _ended(self, slots: list[Slot], reason: EndReason, now_ms: int) -> None:
+        runs = slot_runs(slots)
+        self._effects.append(Ended(runs, reason))
+        if self.trace is not None:
+            of_slots = {"slots": run_fields(runs), "reason": reason.value}
+            self.trace("LetGo", {"incarnation": self.incarnation, "now_ms": now_ms, **of_slots})
 
     # ---- leases
 
@@ -407,6 +439,11 @@ class NativeHost:
             del self._sent_ms[next(iter(self._sent_ms))]
         self._renew_due_ms = now_ms + renew_every_ms(self.policy, self._settings)
         self._effects.append(SendRenewal(self._connection, renewal))
+        if self.trace is not None:
+            base = {"number": renewal.number, "base_number": renewal.base_number, "version": renewal.version}
+            holds = {"taken": held_fields(taken), "dropped": run_fields(dropped)}
+            asks = {"requests": held_fields(renewal.requests), "incarnation": self.incarnation, "now_ms": now_ms}
+            self.trace("SendRenewal", {**base, **holds, **asks})
 
     def _answer(self, answer: RenewalAnswer, now_ms: int) -> None:
         if answer.incarnation != self.incarnation or not self._hears(answer.epoch):
@@ -415,6 +452,9 @@ class NativeHost:
         if sent_ms is not None and (self._base_ms is None or sent_ms > self._base_ms):
             self._base_ms, self._cancelled = sent_ms, False
             self._deadlines = deadlines(self.policy, self._settings, sent_ms)
+            if self.trace is not None:
+                base = {"number": answer.number, "base_ms": sent_ms, "gate_until_ms": self._deadlines.gate_until_ms}
+                self.trace("HearAnswer", {"incarnation": self.incarnation, "now_ms": now_ms, **base})
         self._sent_ms = {number: at_ms for number, at_ms in self._sent_ms.items() if number > answer.number}
         if not answer.holding_known and answer.number >= self._full_number:
             self._base_number = 0
@@ -432,11 +472,13 @@ class NativeHost:
         if now_ms >= self._deadlines.gate_until_ms:
             ended = self._rights.lapse()
             if ended:
-                self._effects.append(Ended(slot_runs(ended), EndReason.LEASE))
+                self._ended(ended, EndReason.LEASE, now_ms)
         elif now_ms >= self._deadlines.cancel_at_ms and not self._cancelled and self._rights.any_live():
             self._cancelled = True
             slots = self._rights.live_slots()
             self._effects.append(CancelTurns(slot_runs(slots), self._deadlines.gate_until_ms))
+            if self.trace is not None:
+                self.trace("Cancel", {"incarnation": self.incarnation, "now_ms": now_ms})
         for drain in self._rights.drains:
             if now_ms >= drain.cancel_at_ms and not drain.cancelled:
                 drain.cancelled = True
@@ -457,7 +499,7 @@ class NativeHost:
         else:
             self._parting.renews, self._parting.overdue, self._parting.returns = False, True, False
         if self.policy is Policy.EVENTUAL:
-            self._effects.append(Ended(slot_runs(self._rights.lapse()), EndReason.STOPPED))
+            self._ended(self._rights.lapse(), EndReason.STOPPED, now_ms)
 
     def _leave(self, parting: _Parting, now_ms: int) -> None:
         """Rule H8: nothing is admitted or accepted any more."""
@@ -467,6 +509,9 @@ class NativeHost:
             return
         self._parting = parting
         self._phase = Phase.LEAVING
+        if self.trace is not None and self.incarnation != NO_INCARNATION:
+            action = "LearnGone" if parting.returns else "Leave"
+            self.trace(action, {"incarnation": self.incarnation, "now_ms": now_ms, "reason": parting.reason})
         admitting = sorted((kind, slot) for kind, of_kind in self._rights.admitting.items() for slot in of_kind)
         self._stop_admitting(admitting, now_ms)
         self._rights.lapsed = {}
@@ -479,6 +524,8 @@ class NativeHost:
             return
         self._phase = Phase.OVER
         self._deadlines = NO_LEASE
+        if self.trace is not None and self.incarnation != NO_INCARNATION:
+            self.trace("SayFarewell", {"incarnation": self.incarnation})
         if self._connection and self.incarnation != NO_INCARNATION:
             self._effects.append(SendFarewell(self._connection, Farewell(self.incarnation)))
         if parting.returns:

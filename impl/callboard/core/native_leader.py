@@ -71,6 +71,7 @@ from callboard.core.slot_membership import REASON_LENGTH_MAX, native_host_proble
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
+from callboard.core.tracing import Fields, TraceSink, held_fields
 from callboard.core.versions import Policy
 
 
@@ -83,6 +84,7 @@ class NativeLeader:
     namespace: NativeNamespace
     started_ms: int
     limits: LeaderLimits = field(factory=LeaderLimits)
+    trace: TraceSink | None = None
     _over: bool = field(init=False, default=False)
     _now_ms: int = field(init=False)
     _attendance: Attendance = field(init=False)
@@ -114,11 +116,19 @@ class NativeLeader:
         self._feed = TableFeed(self.limits.steps_kept, view_of(self.namespace))
         self._follow_members()
         self._note_waits()
+        if self.trace is not None:
+            self._traced("BeginOffice", {"version": self.namespace.version.wire})
+
+    def _traced(self, action: str, fields: Fields) -> None:
+        assert self.trace is not None
+        self.trace(action, {"namespace": self.name, "epoch": self.epoch, "now_ms": self._now_ms, **fields})
 
     def handle(self, event: LeaderEvent, now_ms: int) -> list[LeaderEffect]:
         """Take in one event and return what is to be done, in this order. After an epoch of another leader: nothing."""
         self._now_ms = max(self._now_ms, now_ms)
         if isinstance(event, StateChanged) and event.epoch != self.epoch:
+            if self.trace is not None and not self._over:
+                self._traced("StepDown", {})
             self._over = True
         if self._over:
             return []
@@ -255,6 +265,8 @@ class NativeLeader:
         if known.stream_id is None or not path:
             return
         self._effects += [SendTable(known.stream_id, *pair) for pair in path]
+        if self.trace is not None:
+            self._traced("SendTable", {"incarnation": known.incarnation, "path": [list(pair) for pair in path]})
         self._attendance.note_told(known, self._now_ms)
 
     def _table_requested(self, stream_id: int) -> None:
@@ -269,6 +281,8 @@ class NativeLeader:
         tombstone = self.namespace.tombstones.get(incarnation)
         why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
         who = f"incarnation {incarnation}" if hello is None else f"incarnation {incarnation} of {hello.host.name}"
+        if self.trace is not None:
+            self._traced("RefuseGone", {"incarnation": incarnation})
         self._effects.append(SendGone(stream_id, Gone(incarnation, f"{who} was removed{why}", replaced)))
 
     def _close(self, stream_id: int, status: str, text: str) -> None:
@@ -300,6 +314,8 @@ class NativeLeader:
             self._close(stream_id, "INVALID_ARGUMENT", f"renewal {renewal.number} of host {known.name}: {problem}")
             return
         self._attendance.note_heard(known, self._now_ms)
+        if self.trace is not None:
+            self._traced("RecvReport", {"incarnation": renewal.incarnation, "number": renewal.number})
         if known.take_in(renewal):
             self._releases.examine(known, self._now_ms)
             self._attendance.note_installed(known, self._now_ms)
@@ -320,6 +336,8 @@ class NativeLeader:
     def _farewell(self, farewell: Farewell) -> None:
         """A fact about the incarnation, whoever brings it and however late."""
         known = self._hosts.get(farewell.incarnation)
+        if self.trace is not None:
+            self._traced("HearFarewell", {"incarnation": farewell.incarnation})
         if known is not None:
             known.farewell = True
             self._attendance.schedule_burials(self._now_ms)
@@ -337,6 +355,9 @@ class NativeLeader:
         self._round_due_ms = self._now_ms + self.namespace.settings.tick_ms
         self._in_round, self._collected = self._collected, {}
         self._effects.append(RequestRound(self._round_id))
+        if self.trace is not None:
+            items = [[incarnation, number] for incarnation, number in self._in_round.items()]
+            self._traced("ProposeRound", {"round": self._round_id, "items": items})
 
     def _round_confirmed(self, round_id: int) -> None:
         """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
@@ -352,6 +373,9 @@ class NativeLeader:
             grants = self._grants_for(known)
             answer = RenewalAnswer(number, incarnation, self.epoch, self._feed.view.version, known_holding, grants)
             self._effects.append(SendAnswer(known.stream_id, answer))
+            if self.trace is not None:
+                what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
+                self._traced("SendAnswer", {"round": round_id, "version": answer.version, **what})
 
     def _may_answer(self, known: KnownHost | None) -> bool:
         """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""
@@ -364,6 +388,8 @@ class NativeLeader:
         if round_id == self._round_id and self._round_running:
             self._collected = {**self._in_round, **self._collected}
             self._in_round, self._round_running = {}, False
+            if self.trace is not None:
+                self._traced("EndRound", {"round": round_id})
 
     def _grants_for(self, known: KnownHost) -> tuple[Held, ...]:
         return self._releases.grants(known)[: self.limits.grants_max] if self.exclusive else ()
@@ -372,6 +398,9 @@ class NativeLeader:
 
     def _state_changed(self, namespace: NativeNamespace) -> None:
         before, self.namespace = self.namespace, namespace
+        if self.trace is not None and namespace.version != before.version:
+            members = sorted(member.incarnation for member in namespace.members.values())
+            self._traced("FollowLog", {"version": namespace.version.wire, "members": members})
         affected = self._releases.update(namespace, self._now_ms)
         for incarnation in affected:
             if incarnation in self._hosts:
@@ -396,6 +425,8 @@ class NativeLeader:
         grants = self._grants_for(known)
         if grants:
             self._effects.append(SendGrants(known.stream_id, Grants(known.incarnation, self.epoch, grants)))
+            if self.trace is not None:
+                self._traced("SendGrants", {"incarnation": known.incarnation, "grants": held_fields(grants)})
 
     def _follow_members(self) -> None:
         removed, forgotten = self._attendance.follow(self.namespace, self._now_ms)
@@ -460,10 +491,18 @@ class NativeLeader:
 
     def _burials(self) -> Command | None:
         gone = self._attendance.to_bury(self._now_ms)
+        if self.trace is not None:
+            for each in gone:
+                by_word = self._hosts[each].farewell
+                self._traced("Gone", {"incarnation": each, "by": "farewell" if by_word else "wait"})
         return Bury(self.name, gone) if gone else None
 
     def _confirmation(self) -> Command | None:
-        return self._releases.confirmation(self.name) if self.exclusive else None
+        command = self._releases.confirmation(self.name) if self.exclusive else None
+        if command is not None and self.trace is not None:
+            spans = [[span.actor_type, span.first, span.count, span.since] for span in command.spans]
+            self._traced("ProposeConfirm", {"slots": spans})
+        return command
 
     def _raised_fences(self) -> Command | None:
         return self._releases.raised_fences(self.name) if self.exclusive else None

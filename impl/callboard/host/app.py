@@ -14,6 +14,7 @@ import grpc.aio
 from attrs import field, frozen
 from google.protobuf.message import DecodeError
 
+from callboard import trace_file
 from callboard.core.native_host_records import CancelTurns, Ended, Granted, StopAdmitting, Stopped, TableInstalled
 from callboard.core.slot_records import WEIGHT_DEFAULT, NativeHostRecord
 from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch
@@ -172,6 +173,7 @@ class Host:
                 slots=self,
                 store_id=store_id,
                 credentials=self._tls.channel() if self._tls is not None else None,
+                trace=trace_file.from_environment(f"host {self.name}"),
             )
             await self._session.start()
         except BaseException:

@@ -44,6 +44,7 @@ from callboard.core.native_host_records import (
     WelcomeReceived,
 )
 from callboard.core.slot_records import NativeHostRecord
+from callboard.core.tracing import TraceSink
 from callboard.core.versions import Policy
 from callboard.host.clock import now_ms
 from callboard.host.logs import library_logger
@@ -109,6 +110,7 @@ class Session:
         credentials: grpc.ChannelCredentials | None = None,
         reconnecting: Reconnecting | None = None,
         clock: Callable[[], int] = now_ms,
+        trace: TraceSink | None = None,
     ) -> None:
         self._cluster = list(cluster)
         self._namespace = namespace
@@ -119,6 +121,7 @@ class Session:
         self._credentials = credentials
         self._reconnecting = reconnecting or Reconnecting()
         self._clock = clock
+        self._trace = trace
         self._connections = 0
         self._outgoing: asyncio.Queue[host_pb2.HostMessage] | None = None
         self._reading: asyncio.Future[None] | None = None
@@ -133,7 +136,7 @@ class Session:
 
     def _new_machine(self) -> NativeHost:
         record = evolve(self._record, process=secrets.token_hex(8))
-        return NativeHost(self._namespace, self._policy, record, self._store_id)
+        return NativeHost(self._namespace, self._policy, record, self._store_id, self._trace)
 
     # -- life cycle --------------------------------------------------------------------------------------
 

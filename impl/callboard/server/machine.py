@@ -10,6 +10,7 @@ from callboard.core.commands import MalformedCommandError, UnknownCommandError, 
 from callboard.core.membership import UnknownFeatureLevelError, apply
 from callboard.core.records import Answer, AnswerCode, ReplicatedState
 from callboard.core.snapshot import decode_state, encode_state
+from callboard.core.tracing import TraceSink, trace_applied
 
 StateObserver = Callable[[ReplicatedState, ReplicatedState], None]
 
@@ -23,7 +24,8 @@ class ReplicatedMachine:
     from then on, and the server stops. Everything else is answered, never raised.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trace: TraceSink | None = None) -> None:
+        self.trace = trace
         self.state = ReplicatedState()
         self.halted: str | None = None
         self._observers: list[StateObserver] = []
@@ -49,6 +51,8 @@ class ReplicatedMachine:
             answer = Answer(AnswerCode.INVALID, detail=str(error))
         except (UnknownCommandError, UnknownFeatureLevelError) as error:
             return self._halt(f"log position {index}: {error}")
+        if self.trace is not None:
+            trace_applied(self.trace, before, self.state, answer)
         self._notify(before)
         return answer
 

@@ -32,6 +32,7 @@ from callboard.core.barrier_records import (
 )
 from callboard.core.commands import CommitBatch
 from callboard.core.records import AnswerCode, Namespace
+from callboard.core.tracing import TraceSink
 from callboard.protos.generated import placement_pb2
 from callboard.server.metrics import Metrics
 from callboard.server.proposer import Proposer
@@ -62,6 +63,7 @@ class NamespaceRunner:
         metrics: Metrics,
         settings: SidecarSettings,
         on_deposed: Callable[[str], None],
+        trace: TraceSink | None = None,
     ) -> None:
         self.name = name
         self._epoch = epoch
@@ -87,7 +89,8 @@ class NamespaceRunner:
                 repeat_push_ms=settings.repeat_push_ms,
                 streams_max=settings.streams_max,
                 batch_bytes_max=command_bytes * 3 // 4,
-            )
+            ),
+            trace,
         )
         self._dispatch(Started(namespace.version, namespace.members))
 

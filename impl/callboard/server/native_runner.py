@@ -42,6 +42,7 @@ from callboard.core.native_leader_records import (
 )
 from callboard.core.records import AnswerCode
 from callboard.core.slot_records import NativeNamespace
+from callboard.core.tracing import TraceSink
 from callboard.core.versions import Policy
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
@@ -82,6 +83,7 @@ class NativeRunner:
         metrics: Metrics,
         limits: LeaderLimits,
         on_deposed: Callable[[str], None],
+        trace: TraceSink | None = None,
     ) -> None:
         self.name = name
         self._epoch = epoch
@@ -99,7 +101,7 @@ class NativeRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._proposals: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._machine = NativeLeader(name, epoch, namespace, now_ms(), limits)
+        self._machine = NativeLeader(name, epoch, namespace, now_ms(), limits, trace)
         self._dispatch(Tick())
 
     # -- from the links ----------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ class Office:
             metrics=self._metrics,
             settings=self._settings.sidecars,
             on_deposed=self._on_deposed,
+            trace=self._machine.trace,
         )
         self.runners[name] = runner
         return runner
@@ -193,6 +194,7 @@ class Office:
                 batch_bytes_max=self.engine.limits.command_bytes * 3 // 4,
             ),
             on_deposed=self._on_deposed,
+            trace=self._machine.trace,
         )
 
     def notice(self, before: ReplicatedState, after: ReplicatedState) -> None:

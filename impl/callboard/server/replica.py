@@ -12,6 +12,7 @@ import structlog
 
 from callboard.consensus.interface import Engine, Leadership, ProposalError
 from callboard.core.records import ReplicatedState
+from callboard.core.tracing import TraceSink
 from callboard.protos.generated import placement_pb2
 from callboard.server.admin_service import AdminService
 from callboard.server.engines import build_engine
@@ -27,6 +28,7 @@ from callboard.server.office import Office
 from callboard.server.settings import EngineName, ServerSettings
 from callboard.server.sidecar_service import SidecarService, not_leader_text
 from callboard.server.tls import grpc_credentials, http_context
+from callboard.trace_file import TraceFile
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ class Replica:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.machine = ReplicatedMachine()
+        self.machine = ReplicatedMachine(_trace_file(settings))
         self.engine: Engine = build_engine(settings, self.machine)
         self.office: Office | None = None
         self._tls = settings.tls
@@ -316,6 +318,15 @@ class Replica:
                 hosts.append({key: value for key, value in known.items() if value})
             tables[name] = {"hosts": hosts, "version": namespace.version.wire} if hosts else {}
         return {"tables": tables} if tables else {}
+
+
+def _trace_file(settings: ServerSettings) -> TraceSink | None:
+    if settings.trace_file is None:
+        return None
+    try:
+        return TraceFile(settings.trace_file, f"replica {settings.replica_id}")
+    except OSError as error:
+        raise StartError(f"cannot write --trace-file {settings.trace_file}: {error.strerror}") from None
 
 
 def _bracketed(host: str) -> str:

@@ -131,4 +131,6 @@ class ServerSettings:
     sidecars: SidecarSettings = SidecarSettings()
     native: NativeSettings = Factory(NativeSettings)
     engine: EngineSettings = EngineSettings()
+    trace_file: Path | None = None
+    """Where to write what the machines of core do, as actions of the specification (callboard.core.tracing)."""
     stop_grace_ms: int = field(default=5000, validator=ge(0))
