@@ -54,7 +54,14 @@ install_python_packages() {
     "${pip[@]}" pip hatchling editables || fail "pip could not install its build tools"
     "${pip[@]}" --group dev || fail "pip could not install the development packages"
     "${pip[@]}" --no-build-isolation -e . || fail "pip could not install callboard"
+    install_harness_commands
     echo "$(fingerprint) $PWD" >"$stamp"
+}
+
+install_harness_commands() { # for contributors only, so not among the scripts of the package
+    local command=.venv/bin/callboard-faults
+    printf '#!%s\nimport sys\n\nfrom harness.faults.commands import main\n\nsys.exit(main())\n' "$PWD/.venv/bin/python" >"$command"
+    chmod +x "$command"
 }
 
 java_is_new_enough() {

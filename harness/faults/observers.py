@@ -28,6 +28,8 @@ from harness.sidecars.tables import Order
 
 AGAIN_S = 0.3
 POLL_S = 0.5
+STALL_PERIOD_S = 0.05
+STALL_MS = 150
 POLL_TIMEOUT_S = 1.5
 LOG_LINES_MAX = 50
 BAD_LINE = re.compile(r"\[(error|critical|exception)|Traceback|\berror\b.*\bunexpected\b|AssertionError", re.IGNORECASE)
@@ -57,13 +59,12 @@ class Observers:
 
     cluster: FaultCluster
     recorder: Recorder
-    leaders: set[str] = field(factory=set)
-    epochs: set[int] = field(factory=set)
     versions: dict[str, int] = field(factory=dict)
     _tasks: list[asyncio.Task[None]] = field(factory=list)
 
     def start(self, namespaces: list[str]) -> None:
         """Observe until `stop`."""
+        self._begin(self._stalls())
         for replica in self.cluster.replicas.values():
             self._begin(self._poll(replica))
             for namespace in namespaces:
@@ -84,6 +85,16 @@ class Observers:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    async def _stalls(self) -> None:
+        """Write down when this process, and so most likely the machine, could not run for a while: bounds on times are
+        lengthened by that much."""
+        while True:
+            asleep = time.monotonic()
+            await asyncio.sleep(STALL_PERIOD_S)
+            late_ms = round((time.monotonic() - asleep - STALL_PERIOD_S) * 1000)
+            if late_ms >= STALL_MS:
+                self.recorder.note("stall", late_ms=late_ms)
 
     def _committed(self, namespace: str, replica: str) -> Any:
         def note(_connection: int, table: host_pb2.TableDelta) -> None:
@@ -124,9 +135,6 @@ class Observers:
             await asyncio.sleep(POLL_S)
 
     def _polled(self, name: str, status: Any) -> None:
-        if status.in_office:
-            self.leaders.add(name)
-            self.epochs.add(status.epoch)
         self.recorder.note(
             "replica",
             replica=name,

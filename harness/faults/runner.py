@@ -12,15 +12,14 @@ import json
 import random
 import subprocess
 import time
-from collections import Counter
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from attrs import Factory, asdict, define, evolve, frozen
 
 from callboard.core.versions import Policy
-from harness.faults.checkers.activations import check_turn_based
 from harness.faults.checkers.verdict import Verdict
 from harness.faults.cluster import (
     ELECTION_MS,
@@ -31,10 +30,12 @@ from harness.faults.cluster import (
     ClusterSettings,
     FaultCluster,
 )
-from harness.faults.history import History, Outcome, Phase, Recorder, read_history
-from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World
+from harness.faults.figures import figures_of
+from harness.faults.gates import FaultReport, gates_of
+from harness.faults.history import History, Phase, Recorder, read_history
+from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World, spec_of
 from harness.faults.observers import Observers, collect
-from harness.faults.schedules import Schedule
+from harness.faults.schedules import Schedule, load
 from harness.faults.verdicts import judge
 from harness.faults.workloads import Workloads, operators
 from harness.processes import REPOSITORY, ProcessError, wait_until
@@ -46,6 +47,10 @@ BIT_DEADLINE_S = 75.0
 SETTLE_DEADLINE_S = 120.0
 JOIN_DEADLINE_S = 60.0
 FIRST_DEADLINE_S = 60.0
+HISTORY = "history.jsonl"
+RESULTS = "results.json"
+SCHEDULE = "schedule.json"
+INTERRUPTED = "the run was interrupted"
 Say = Callable[[str], None]
 
 
@@ -59,15 +64,11 @@ class RunSettings:
     before_s: float = BEFORE_S
     after_s: float = AFTER_S
 
-
-@define
-class FaultReport:
-    """What became of one fault."""
-
-    spec: FaultSpec
-    target: str = ""
-    proof: str = ""
-    problem: str = ""
+    @classmethod
+    def of(cls, directory: Path, schedule: Schedule) -> Self:
+        """What a schedule asks for."""
+        workloads = tuple(schedule.settings.get("workloads", ALL_WORKLOADS))
+        return cls(directory, workloads, cluster_settings(schedule.settings))
 
 
 @define
@@ -86,7 +87,12 @@ class RunReport:
     @property
     def passed(self) -> bool:
         """Whether nothing was found, and everything was looked at."""
-        return not self.findings and not self.gates and not self.failures and bool(self.results)
+        return not self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that makes the run fail, one line each; empty exactly if it passed."""
+        return [*self.findings, *self.failures, *self.gates] or ([] if self.results else ["nothing was checked"])
 
     @property
     def findings(self) -> list[str]:
@@ -98,10 +104,20 @@ class RunReport:
             return sorted(f"{name} should have found something" for name in expected - found)
         return sorted(other)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody ended the run before its end."""
+        return INTERRUPTED in self.failures
+
+    def write(self) -> None:
+        """Leave it in the run's directory."""
+        (self.directory / RESULTS).write_text(json.dumps(self.as_json(), indent=2) + "\n")
+
     def as_json(self) -> dict[str, Any]:
         """For results.json."""
         return {
             "passed": self.passed,
+            "problems": self.problems,
             "schedule": self.schedule.as_json(),
             "results": self.results,
             "gates": self.gates,
@@ -115,28 +131,77 @@ class RunReport:
 
 
 async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
-    """One whole run. Leaves history.jsonl, results.json, schedule.json and logs in its directory."""
+    """One whole run. Leaves history.jsonl, results.json, schedule.json, a page and logs in its directory, also when it
+    is cancelled or cannot be finished: then `failures` says so."""
     settings.directory.mkdir(parents=True, exist_ok=True)
     report = RunReport(schedule, settings.directory)
-    schedule.save(settings.directory / "schedule.json")
-    path = settings.directory / "history.jsonl"
+    schedule.save(settings.directory / SCHEDULE)
+    path = settings.directory / HISTORY
     begun = time.monotonic()
     with Recorder(path) as recorder:
         _write_settings(recorder, settings, schedule)
         try:
             await _Run(settings, schedule, recorder, report, say).go()
-        except (TimeoutError, ProcessError, RuntimeError) as error:
-            notes = " ".join(getattr(error, "__notes__", ()))
-            report.failures.append(f"the run could not be finished: {type(error).__name__}: {error} {notes}"[:2000])
+        except asyncio.CancelledError:
+            report.failures.append(INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - whatever ends a run, what it recorded is checked and kept
+            report.failures.append(_unfinished(error))
+            (settings.directory / "failure.txt").write_text("".join(traceback.format_exception(error)))
     report.figures["wall_s"] = round(time.monotonic() - begun, 1)
     say("checking the history")
-    history = read_history(path)
+    analyse(report, read_history(path), settings.workloads)
+    report.write()
+    return report
+
+
+def _unfinished(error: Exception) -> str:
+    notes = " ".join(getattr(error, "__notes__", ()))
+    return f"the run could not be finished: {type(error).__name__}: {error} {notes}"[:2000]
+
+
+def analyse(report: RunReport, history: History, workloads: Sequence[str]) -> None:
+    """Verdicts and figures of a recorded history, and what it did not exercise."""
     report.results = results_of(history)
     report.figures |= figures_of(history)
-    if not report.failures:
-        report.gates += gates_of(history, report.faults, settings.workloads)
-    (settings.directory / "results.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    report.gates = [] if report.failures else gates_of(history, report.faults, workloads)
+
+
+def reanalyse(path: Path) -> RunReport:
+    """The report on a saved history, made anew; what only the run itself knew is taken from the files beside it. Raises
+    HistoryError, ScheduleError."""
+    history, directory = read_history(path), path.parent
+    settings, stored = history.settings, directory / SCHEDULE
+    faults = tuple(spec_of(entry, place) for place, entry in enumerate(settings.get("schedule", ()), start=1))
+    schedule = (
+        load(stored)
+        if stored.exists()
+        else Schedule(settings.get("seed", 0), settings.get("duration_s", 0.0), faults, path.stem)
+    )
+    report = RunReport(schedule, directory)
+    results = directory / RESULTS
+    if results.exists():
+        kept = json.loads(results.read_text())
+        report.failures = kept["failures"]
+        report.figures = kept["figures"]
+        report.faults = [_fault_report(entry, place) for place, entry in enumerate(kept["faults"], start=1)]
+    else:
+        report.faults = [
+            FaultReport(
+                FaultSpec(fault.kind, 0.0, 1.0, target=fault.target, parameters=fault.parameters),
+                fault.target,
+                fault.bit,
+            )
+            for fault in history.faults
+        ]
+        if stored.exists():
+            report.failures = ["the run did not end: it left no results"]
+    analyse(report, history, settings.get("workloads", ()))
     return report
+
+
+def _fault_report(entry: dict[str, Any], place: int) -> FaultReport:
+    fields = {name: value for name, value in entry.items() if name not in {"hit", "proof", "problem"}}
+    return FaultReport(spec_of(fields, place), entry["hit"], entry["proof"], entry["problem"])
 
 
 def results_of(history: History) -> list[dict[str, Any]]:
@@ -237,11 +302,7 @@ class _Run:
         await self._run_for(self.settings.after_s, workloads)
         self.say("reading everything once more")
         await workloads.stop()
-        self.report.figures |= {
-            "leaders": len(observers.leaders),
-            "leader_epochs": len(observers.epochs),
-            "versions": dict(observers.versions),
-        }
+        self.report.figures["versions"] = dict(observers.versions)
 
     async def _create_namespaces(self, cluster: FaultCluster) -> None:
         """Before anybody joins, so that observers see every version."""
@@ -356,55 +417,6 @@ class _Run:
         except (TimeoutError, ProcessError) as error:
             report.problem = str(error)[:500]
             return ""
-
-
-# -- what a run looked at --------------------------------------------------------------------------------
-
-MOVING = ("host_kill", "host_restart", "host_kill_while_leaving", "storm", "host_crash_loop")
-FUNCTIONS = {
-    "actors": (("add", "counter/"), ("append", "list/"), ("read", "counter/"), ("read", "list/")),
-    "members": (("upsert", "member/"), ("read", "member/")),
-    "lookups": (("lookup", "lookup/"),),
-    "sidecars": (),
-}
-
-
-def gates_of(history: History, faults: Sequence[FaultReport], workloads: Sequence[str]) -> list[str]:
-    """What the run did not exercise; empty for one that counts."""
-    succeeded = Counter(
-        (operation.function, operation.key.partition("/")[0] + "/", operation.phase)
-        for operation in history.operations
-        if operation.outcome is Outcome.OK
-    )
-    gates = [
-        f"no {function} of {prefix}... succeeded in phase {phase.value}"
-        for workload in workloads
-        for function, prefix in FUNCTIONS[workload]
-        for phase in Phase
-        if not succeeded[function, prefix, phase]
-    ]
-    gates += [
-        f"no proof that {fault.spec.kind} at {fault.spec.at_s} s bit: {fault.problem or 'it did not'}"
-        for fault in faults
-        if not fault.proof and not fault.problem.startswith("nobody")
-    ]
-    moving = [fault.spec.kind for fault in faults if fault.proof and fault.spec.kind in MOVING]
-    if moving and "actors" in workloads and not check_turn_based(history).figures["moves"]:
-        gates.append(f"no actor moved, in spite of {', '.join(moving)}")
-    if history.torn:
-        gates.append("the history's last line is torn")
-    return gates
-
-
-def figures_of(history: History) -> dict[str, Any]:
-    """Counts of what was done and seen."""
-    outcomes = Counter(
-        f"{operation.function} {operation.key.partition('/')[0]} {operation.outcome.value}"
-        for operation in history.operations
-    )
-    notes = Counter(note.kind for note in history.notes)
-    stale = sum(not note.fields["accepted"] for note in history.notes_of("store"))
-    return {"operations": dict(sorted(outcomes.items())), "notes": dict(sorted(notes.items())), "stale_refused": stale}
 
 
 def cluster_settings(options: dict[str, Any]) -> ClusterSettings:

@@ -1,10 +1,9 @@
-"""Schedules: lists of faults, drawn from a seed or read from a file. A stored schedule replays a run's faults."""
+"""Schedules: lists of faults, read from a file or drawn (see `exploration`). A stored one replays a run's faults."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -168,40 +167,6 @@ def lane_of(kind: str) -> str:
         if any(kind in GROUPS[group] for group in groups):
             return lane
     return "hosts"
-
-
-def draw(seed: int, duration_s: float, *, allowed: Sequence[str] = (), settings: dict[str, Any]) -> Schedule:
-    """A schedule from a seed. `allowed`: kinds or groups; none for all. Raises ScheduleError."""
-    drawn = random.Random(f"schedule/{seed}")
-    kinds = kinds_of(allowed) if allowed else []
-    faults: list[FaultSpec] = []
-    for lane, groups in LANES.items():
-        if lane == "etcd" and settings.get("engine") != "etcd":
-            continue
-        choices = [kind for kind in kinds if lane_of(kind) == lane]
-        if kinds and not choices:
-            continue
-        at_s = drawn.uniform(0.5, 4.0)
-        while at_s < duration_s - 4:
-            kind = drawn.choice(choices or GROUPS[drawn.choice(groups)])
-            longest_s = duration_s - at_s
-            fault = _draw_one(drawn, kind, lane, round(at_s, 1), longest_s)
-            faults.append(fault)
-            at_s += fault.duration_s + drawn.uniform(2.5, 7.0)
-    faults.sort(key=lambda fault: fault.at_s)
-    return Schedule(seed, duration_s, tuple(faults), f"seed-{seed}", settings)
-
-
-def _draw_one(drawn: random.Random, kind: str, lane: str, at_s: float, longest_s: float) -> FaultSpec:
-    # Shorter and longer than a lease, and than an election.
-    duration_s = drawn.choice(DURATIONS_S.get(kind, (1.2, LEASE_S, 1.5 * ELECTION_S, 3 * LEASE_S, 12.0)))
-    duration_s = max(duration_s, SHORTEST_S.get(kind, 1.2))
-    target = drawn.choice(TARGETS.get(kind, ("",)))
-    parameters: dict[str, Value] = {name: drawn.choice(values) for name, values in PARAMETERS.get(kind, {}).items()}
-    if kind in network_faults.PARTITIONS:
-        parameters["style"] = drawn.choice(network_faults.STYLES)
-        duration_s = max(duration_s, LEASE_S)
-    return FaultSpec(kind, at_s, round(min(duration_s, max(longest_s, 1.0)), 1), lane, target, parameters)
 
 
 assert process_faults

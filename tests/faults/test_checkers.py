@@ -43,12 +43,14 @@ MOVED = history(turn("x", 0, 5), turn("x", 6, 8), turn("y", 9, 12, fence=2))
 def test_an_actor_that_moves_once_is_right(check: Callable[[History], CheckResult]) -> None:
     result = check(MOVED)
     assert result.verdict is Verdict.VALID
-    assert result.figures == {"actors": 1, "turns": 3, "moves": 1}
+    assert result.figures.get("duplicates", 0) == 0
+    assert (result.figures["actors"], result.figures["turns"], result.figures["moves"]) == (1, 3, 1)
 
 
 def test_two_activations_at_once_are_found_even_around_a_third_turn() -> None:
     result = check_single_activation(history(turn("x", 0, 100), turn("x", 10, 20), turn("y", 50, 60)))
     assert result.verdict is Verdict.INVALID
+    assert result.figures["duplicates"] == 1
     assert "x/1" in result.explanation[1]
     assert "y/1" in result.explanation[2]
 
@@ -63,6 +65,7 @@ def test_a_zombie_that_acts_after_its_successor_is_found() -> None:
     zombie = history(turn("x", 0, 5, fence=1), turn("y", 6, 7, fence=2), turn("x", 8, 9, fence=1))
     assert check_single_activation(zombie).verdict is Verdict.VALID
     assert check_stale_turns(zombie).verdict is Verdict.INVALID
+    assert check_stale_turns(zombie).figures["duplicates"] == 1
 
 
 def test_duplicates_are_measured_from_the_heal_and_held_against_the_bound() -> None:
@@ -110,6 +113,7 @@ def test_acknowledged_work_is_there_once() -> None:
     assert check_acknowledged_once(appended, {"a": [1, 2]}).verdict is Verdict.VALID
     for final, complaint in (
         ([2], "acknowledged value 1 of a is there 0 times"),
+        ([], "acknowledged value 1 of a is there 0 times"),
         ([1, 1], "acknowledged value 1 of a is there 2 times"),
         ([1, 2, 2], "value 2 of a of unknown outcome is there 2 times"),
         ([1, 3], "value 3 of a surely failed"),
@@ -118,6 +122,7 @@ def test_acknowledged_work_is_there_once() -> None:
         result = check_acknowledged_once(appended, {"a": final})
         assert result.verdict is Verdict.INVALID
         assert complaint in result.explanation[0]
+    assert check_acknowledged_once(appended, {"a": [2]}).figures["lost"] == 1
     assert check_acknowledged_once({}, {}).verdict is Verdict.UNKNOWN
 
 

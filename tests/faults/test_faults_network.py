@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.faults.commands import main
+from harness.faults.exploration import draw
 from harness.faults.nemeses import KINDS, ScheduleError, spec_of
 from harness.faults.network_faults import apart, ring
 from harness.faults.runner import ALL_WORKLOADS
-from harness.faults.schedules import GROUPS, LANES, draw, lane_of, load, scenarios
+from harness.faults.schedules import GROUPS, LANES, lane_of, load, scenarios
 
 SETTINGS = {"workloads": ["actors"]}
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from harness.faults.commands import fresh, main
+from harness.faults.gates import FaultReport, gates_of
 from harness.faults.history import Outcome, Phase, Recorder, read_history
 from harness.faults.nemeses import FaultSpec
-from harness.faults.runner import FaultReport, RunReport, gates_of
+from harness.faults.runner import RunReport
 from harness.faults.schedules import Schedule
 
 SETTINGS = {"policy": "exclusive", "namespaces": {"actors": {"policy": "exclusive"}}}
@@ -65,7 +66,9 @@ def test_a_fault_that_nothing_proves(tmp_path: Path) -> None:
     (gate,) = gates(tmp_path / "history.jsonl", FaultReport(PAUSE, "replica-1", problem="it ran on"))
     assert "pause at 1.0 s" in gate
     assert "it ran on" in gate
-    assert gates(tmp_path / "history.jsonl", FaultReport(PAUSE, problem="nobody was there to be hit")) == []
+    nobody = FaultReport(PAUSE, problem="nobody was there to be hit")
+    assert gates(tmp_path / "history.jsonl", nobody, FaultReport(PAUSE, "replica-1", "1 processes in state T")) == []
+    assert gates(tmp_path / "history.jsonl", nobody) == ["none of the faults had anybody to hit"]
 
 
 def test_a_storm_in_which_nobody_moved(tmp_path: Path) -> None:

@@ -61,8 +61,10 @@ def turns_of(history: History) -> dict[str, list[Turn]]:
 def check_single_activation(history: History) -> CheckResult:
     """No two incarnations run turns of one actor at once. Exposure: how often an actor changed its place."""
     by_actor = turns_of(history)
-    figures = _figures(by_actor)
-    for first, second in _overlaps(by_actor, same_place=False):
+    overlaps = list(_overlaps(by_actor, same_place=False))
+    figures = _figures(by_actor) | {"duplicates": len(overlaps)}
+    if overlaps:
+        first, second = overlaps[0]
         lines = ("two incarnations run one actor at once", f"  {first}", f"  {second}")
         return CheckResult("single_activation", Verdict.INVALID, lines, figures)
     return CheckResult("single_activation", Verdict.VALID, (), figures)
@@ -83,15 +85,18 @@ def check_stale_turns(history: History) -> CheckResult:
     """No turn begins under a fence after a turn under a higher fence of the same actor began: a zombie acting late,
     which intervals that do not overlap cannot show."""
     by_actor = turns_of(history)
-    figures = _figures(by_actor)
+    stale: list[tuple[Turn, Turn]] = []
     for turns in by_actor.values():
-        highest = None
+        highest: Turn | None = None
         for turn in turns:
             if highest is not None and turn.fence < highest.fence and turn.begun_ns > highest.begun_ns:
-                lines = ("a turn under an older fence after one under a newer", f"  {highest}", f"  {turn}")
-                return CheckResult("stale_turns", Verdict.INVALID, lines, figures)
+                stale.append((highest, turn))
             if highest is None or turn.fence > highest.fence:
                 highest = turn
+    figures = _figures(by_actor) | {"duplicates": len(stale)}
+    if stale:
+        lines = ("a turn under an older fence after one under a newer", f"  {stale[0][0]}", f"  {stale[0][1]}")
+        return CheckResult("stale_turns", Verdict.INVALID, lines, figures)
     return CheckResult("stale_turns", Verdict.VALID, (), figures)
 
 

@@ -46,7 +46,7 @@ def check_acknowledged_once(
         appended: operations `append(value)` by key; values are distinct within a key.
         final: the list of each key, read after everything was healed.
     """
-    figures = {"keys": len(appended), "acknowledged": 0, "unknown": 0, "unknown_present": 0}
+    figures = {"keys": len(appended), "acknowledged": 0, "lost": 0, "unknown": 0, "unknown_present": 0}
     problems: list[str] = []
     for key, operations in sorted(appended.items()):
         found = Counter(final.get(key, ()))
@@ -56,6 +56,7 @@ def check_acknowledged_once(
             match operation.outcome:
                 case Outcome.OK:
                     figures["acknowledged"] += 1
+                    figures["lost"] += count == 0
                     if count != 1:
                         problems.append(f"acknowledged {value} is there {count} times")
                 case Outcome.FAIL:
