@@ -38,6 +38,7 @@ class Job:
     short: bool = False  # takes seconds: the JVM's optimising compiler would cost more than it gains
     heap_mb: int = 3072
     timeout_s: float = 600.0
+    dump: Path | None = None  # where to write the graph of all states, in Graphviz's form with names of actions
 
 
 @attrs.frozen
@@ -134,6 +135,8 @@ def _options(job: Job) -> list[str]:
         options.append("-deadlock")  # in TLC this switches the check off
     if job.coverage:
         options += ["-coverage", "1"]
+    if job.dump is not None:
+        options += ["-dump", "dot,actionlabels", str(job.dump)]
     return options
 
 

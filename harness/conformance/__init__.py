@@ -1,0 +1,1 @@
+"""Holding the code to its specification: paths of TLC's state graphs replayed on core (tla/doc/Conformance.md)."""

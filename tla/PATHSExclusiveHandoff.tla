@@ -1,0 +1,30 @@
+------------------------ MODULE PATHSExclusiveHandoff ------------------------
+(* A small model of ExclusiveHandoff whose every edge is replayed against    *)
+(* the code (harness/conformance, doc/Conformance.md).  It only takes        *)
+(* behaviours away: each guard below is a step that the code takes in one    *)
+(* order only, and says why.  No view: what is compared is the whole state.  *)
+EXTENDS MCExclusiveHandoff
+
+\* A leader counts what a host reports only once the host has heard of that leader: reports are told as
+\* differences, from a full one that the leader's welcome asks for.  Who was welcomed when it started,
+\* in the first epoch, has heard of it without a step of its own.
+Speaks(i) == heard[i] = epoch \/ (epoch = 1 /\ heard[i] = 0)
+
+\* Reports that an earlier leader heard are lost with it; who is pending speaks again to the next one.
+PATHSProposeConfirm(s) == (\A i \in pending[s] : Speaks(i)) /\ ProposeConfirm(s)
+PATHSRaiseFence(s) == owner[s] # Nobody /\ Speaks(owner[s]) /\ MCRaiseFence(s)
+\* Only members are answered, and an answer is also word of its leader's epoch.
+PATHSLeaseStarts(i) == i \in members /\ Speaks(i) /\ MCLeaseStarts(i)
+
+PATHSNext ==
+    \/ \E i \in Incarnations :
+           \/ MCUpsert(i) \/ MCRemove(i) \/ Bury(i)
+           \/ Start(i) \/ Install(i) \/ LearnGone(i) \/ MCLeave(i) \/ MCHearOffice(i)
+           \/ SayFarewell(i)
+           \/ MCLeaseRunsOut(i) \/ PATHSLeaseStarts(i) \/ WaitRunsOut(i) \/ MCCrash(i)
+    \/ \E s \in Slots : PATHSProposeConfirm(s) \/ ApplyConfirm(s) \/ PATHSRaiseFence(s)
+    \/ \E i \in Incarnations, s \in Slots : LetGo(i, s) \/ Accept(i, s)
+    \/ MCRebalance \/ MCTakeOffice
+
+PATHSSpec == MCInit /\ [][PATHSNext]_vars
+=============================================================================
