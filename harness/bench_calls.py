@@ -1,4 +1,4 @@
-"""`python -m harness.bench_calls`: calls of actors, within a process and between processes, and pauses of a rebalance.
+"""`python -m harness.bench_calls`: lookups, calls within a process and between processes, and pauses of a rebalance.
 
 One replica (memory engine), host processes with an actor that only answers, and this process, which hosts too and
 calls. Actors with ids whose owner is this process give the local figures, the others the remote ones, in one run.
@@ -29,13 +29,15 @@ from rich.table import Table
 
 from callboard.core.slot_records import slot_of
 from callboard.core.table_delta import TableView
-from callboard.host import Actor, CallError, Host, Router, SqliteStore, method
+from callboard.host import Actor, CallError, Client, Host, Router, SqliteStore, method
 from harness.processes import HOST, LEASH, REPOSITORY, Cluster, PortLease, ProcessError, wait_until
 
 NAMESPACE = "bench"
 FLAGS = ("--lease=4s", "--drain=500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=5s", "--slot-bits=10")
 DEADLINE_S = 60.0
 CALLERS = 64
+LOOKUPS = 10_000
+AIM_LOOKUPS_PER_S = 1_000_000
 ACTORS = 64
 """In each place. One caller calls one actor at a time."""
 
@@ -60,6 +62,14 @@ class Calls:
 
 
 @frozen
+class Lookups:
+    """From an actor to its owner, by the table that a host or a router has. Per second of one processor's time."""
+
+    who: str
+    per_s: float
+
+
+@frozen
 class Pause:
     """Longest time without an answer of any one actor, while nothing happened and while a host joined."""
 
@@ -75,6 +85,7 @@ class Report:
     """All figures."""
 
     processors: int
+    lookups: list[Lookups] = attrs.Factory(list)
     calls: list[Calls] = attrs.Factory(list)
     pauses: list[Pause] = attrs.Factory(list)
 
@@ -103,6 +114,23 @@ def start_host(name: str, port: int, cluster: str, store: Path) -> subprocess.Po
         stdin=subprocess.DEVNULL,
         env={"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8"},
     )
+
+
+# -- lookups ---------------------------------------------------------------------------------------------
+
+
+def measure_lookups(who: str, client: Client, seconds: float) -> Lookups:
+    """Of actors that are all different, and known to nobody yet."""
+    made, numbers = 0, itertools.count()
+    taken_s = 0.0
+    while taken_s < seconds:
+        ids = [f"customer-{next(numbers)}" for _ in range(LOOKUPS)]
+        begun = time.thread_time()
+        for actor_id in ids:
+            client.owner("Echo", actor_id)
+        taken_s += time.thread_time() - begun
+        made += len(ids)
+    return Lookups(who, made / taken_s)
 
 
 # -- calls -----------------------------------------------------------------------------------------------
@@ -249,12 +277,15 @@ async def measure(directory: Path, seconds: float, say: Console) -> Report:
                 ids = [f"actor-{number}" for number in range(4 * ACTORS)]
                 local = [each for each in ids if owner(view, each) == here][:ACTORS]
                 remote = [each for each in ids if owner(view, each) != here][:ACTORS]
+                say.print("lookups ...")
+                report.lookups.append(measure_lookups("host", host.client, seconds / 4))
                 for where, chosen in (("local", local), ("remote", remote)):
                     say.print(f"{where} calls ...")
                     report.calls.append(await measure_calls(where, host, chosen, seconds))
                 say.print("a rebalance ...")
                 async with Router(cluster=addresses, namespace=NAMESPACE) as router:
                     await wait_until(lambda: has_hosts(router, 2), deadline_s=DEADLINE_S, what="the router's table")
+                    report.lookups.append(measure_lookups("router", router.client, seconds / 4))
                     third = ["third", str(lease.ports[2])]
                     report.pauses.extend(await measure_pauses(router, third, addresses, store, seconds))
         finally:
@@ -266,6 +297,13 @@ async def measure(directory: Path, seconds: float, say: Console) -> Report:
 
 def show(report: Report, console: Console) -> None:
     """For people."""
+    table = Table(title="lookups, each of another actor", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("in a")
+    table.add_column(f"a second, of one processor (aim: above {AIM_LOOKUPS_PER_S:,})", justify="right")
+    for lookups in report.lookups:
+        style = "bold red" if lookups.per_s < AIM_LOOKUPS_PER_S else None
+        table.add_row(lookups.who, f"{lookups.per_s:,.0f}", style=style)
+    console.print(table)
     table = Table(title=f"calls ({report.processors} processors)", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("calls", f"calls/s, {CALLERS} at once", "p50 ms, one at a time", "p99 ms"):
         table.add_column(heading, justify="left" if heading == "calls" else "right")

@@ -356,19 +356,33 @@ def judge(
 
 def event_table(tour: Tour) -> Table:
     """What each event cost."""
-    table = Table(title="what happened", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="what happened", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.caption = (
+        "at least: slots that had to move. pause: longest time in which some one actor gave no answer, in ms, of the "
+        "actors that moved and of all others. calls failed: of unknown outcome; their host was gone before it answered."
+    )
+    table.caption_justify = "left"
     table.add_column("event", no_wrap=True)
-    for heading in ("took", "slots moved", "at least", "actors moved", "their pause", "others' pause", "calls failed"):
-        table.add_column(heading, justify="right")
+    headings = (
+        "took\ns",
+        "slots\nmoved",
+        "at\nleast",
+        "actors\nmoved",
+        "pause:\nmoved",
+        "pause:\nothers",
+        "calls\nfailed",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for event in tour.events:
         table.add_row(
             event.what,
-            f"{(event.ended_ns - event.begun_ns) / 1e9:.1f} s",
+            f"{(event.ended_ns - event.begun_ns) / 1e9:.1f}",
             str(event.moved),
             str(event.minimum),
             str(len(event.moved_actors)),
-            f"{pauses_ms(tour.calls, event, moved=True)} ms" if event.moved_actors else "-",
-            f"{pauses_ms(tour.calls, event, moved=False)} ms",
+            str(pauses_ms(tour.calls, event, moved=True)) if event.moved_actors else "-",
+            str(pauses_ms(tour.calls, event, moved=False)),
             str(len(failed_during(tour.calls, event))),
         )
     return table
@@ -464,6 +478,7 @@ def main() -> int:
         summary = Table(title="calls and turns", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
         for what, count in figures.items():
             summary.add_row(what, f"{count:,}")
+        console.print()
         console.print(summary)
         for failure in tour.failures:
             console.print(f"DID NOT HOLD: {failure}", style="bold red")

@@ -18,6 +18,7 @@ async def test_it_measures_calls_and_pauses() -> None:
     output, _ = await process.communicate()
     assert process.returncode == 0
     report = json.loads(output)
+    assert [each["who"] for each in report["lookups"] if each["per_s"] > 0] == ["host", "router"]
     assert [each["where"] for each in report["calls"]] == ["local", "remote"]
     assert all(0 < each["p50_ms"] <= each["p99_ms"] and each["calls_per_s"] > 0 for each in report["calls"])
     moved, stayed = report["pauses"]

@@ -7,6 +7,8 @@ All records are immutable values. Equal tables of several actor types are one ob
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Final
 
 from attrs import Factory, field, frozen
 from attrs.validators import ge, le
@@ -25,22 +27,33 @@ WEIGHT_MAX = 10_000
 
 PARTS_PER_MILLION = 1_000_000
 _HASH_BYTES = 8
+_KEPT_TYPES_MAX = 4096
+_number: Final = int.from_bytes
+"""Big-endian by default; looked up once."""
 
 
 def slot_of(actor_type: str, actor_id: str, slot_bits: int) -> int:
     """The slot of an actor among 2^slot_bits: the same everywhere, for ever (BLAKE2b, keyed by the type)."""
-    return slot_within(type_key(actor_type), actor_id, slot_bits)
+    hashed = _KEYED[actor_type]()
+    try:
+        hashed.update(actor_id.encode())
+    except UnicodeEncodeError:  # half a surrogate pair: no text, but an id like any other
+        hashed.update(actor_id.encode("utf-8", "surrogatepass"))
+    return _number(hashed.digest()) >> (8 * _HASH_BYTES - slot_bits)
 
 
-def slot_within(type_key: bytes, actor_id: str, slot_bits: int) -> int:
-    """As `slot_of`, for callers that keep `type_key(actor_type)`."""
-    hashed = hashlib.blake2b(actor_id.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES, key=type_key).digest()
-    return int.from_bytes(hashed, "big") >> (8 * _HASH_BYTES - slot_bits)
+class _KeyedHashes(dict[str, Callable[[], "hashlib.blake2b"]]):
+    """What the hashes of a type's actors begin with. Kept, because to set it up takes longer than the rest."""
+
+    def __missing__(self, actor_type: str) -> Callable[[], hashlib.blake2b]:
+        if len(self) >= _KEPT_TYPES_MAX:
+            self.clear()
+        key = hashlib.blake2b(actor_type.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self[actor_type] = hashlib.blake2b(digest_size=_HASH_BYTES, key=key).copy
+        return self[actor_type]
 
 
-def type_key(actor_type: str) -> bytes:
-    """What `slot_within` needs of an actor type."""
-    return hashlib.blake2b(actor_type.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+_KEYED = _KeyedHashes()
 
 
 @frozen

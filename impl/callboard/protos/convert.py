@@ -5,7 +5,8 @@ What comes in is checked: every function that reads a message raises ValueError 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 
 from callboard.core.handoff_messages import (
     Farewell,
@@ -300,11 +301,26 @@ def delta_message(delta: TableDelta) -> host_pb2.TableDelta:
         end = 0
         for run in group.ranges:
             columns.gap.append(run.first - end)
-            columns.count.append(run.count)
-            columns.owner.append(run.owner)
-            columns.age.append(delta.to_version - run.since)
             end = run.first + run.count
+        columns.count.extend(_cut([run.count for run in group.ranges]))
+        columns.owner.extend(_cut([run.owner for run in group.ranges]))
+        columns.age.extend(_cut([delta.to_version - run.since for run in group.ranges]))
     return message
+
+
+def _cut(column: list[int]) -> list[int]:
+    """Without what `_full` puts back: the last entry, as often as it is repeated."""
+    length = len(column)
+    while length > 1 and column[length - 1] == column[length - 2]:
+        length -= 1
+    return column[:length]
+
+
+def _full(column: Sequence[int], length: int, what: str) -> Iterator[int]:
+    """A column that goes on with its last entry. Raises ValueError if it is too long, or there is none."""
+    if len(column) > length or (length and not column):
+        raise ValueError(f"{what} has {len(column)} entries for {length} ranges")
+    return chain(column, repeat(column[-1], length - len(column)) if length else ())
 
 
 def delta_record(message: host_pb2.TableDelta) -> TableDelta:
@@ -329,10 +345,10 @@ def delta_record(message: host_pb2.TableDelta) -> TableDelta:
 
 
 def _ranges(group: host_pb2.TypeChanges, to_version: int, slots: int) -> tuple[SlotRange, ...]:
-    if not len(group.gap) == len(group.count) == len(group.owner) == len(group.age):
-        raise ValueError(f"changes of {', '.join(group.actor_types)[:100]}: columns differ in length")
+    length, who = len(group.gap), f"changes of {', '.join(group.actor_types)[:100]}"
+    columns = (_full(getattr(group, name), length, f"{who}: {name}") for name in ("count", "owner", "age"))
     ranges, end = [], 0
-    for gap, count, owner, age in zip(group.gap, group.count, group.owner, group.age, strict=True):
+    for gap, count, owner, age in zip(group.gap, *columns, strict=True):
         first = end + gap
         end = first + count
         if count < 1 or end > slots:

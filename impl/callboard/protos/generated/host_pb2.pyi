@@ -528,7 +528,8 @@ Global___HostEntry: _TypeAlias = HostEntry  # noqa: Y015
 @_typing.final
 class TypeChanges(_message.Message):
     """Slots that changed alike in each of these actor types, as ranges in columns. Slots that start where the range before
-    ended are the usual case, so `gap` is how many unchanged slots lie between.
+    ended are the usual case, so `gap` is how many unchanged slots lie between. A column that is shorter than `gap` goes on
+    with its last entry: after a join all ranges have one owner, one age, and mostly one count.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
