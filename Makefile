@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults bench engine-bench kill-trials raft-simulation clean
+.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults bench engine-bench kill-trials raft-simulation simulate clean
 
 help:
 	@echo "make demo               a tour: three replicas, hosts with actors, calls, hosts and the leader killed, and a table"
@@ -16,6 +16,7 @@ help:
 	@echo "make engine-bench       commits/s, latency and failover of the consensus engines"
 	@echo "make kill-trials        kill -9 of every replica at the moment of compaction, 40 times"
 	@echo "make raft-simulation    thousands of random schedules against the embedded engine"
+	@echo "make simulate           whole clusters on virtual time under every fault: SEEDS=1-1000 JOBS=2"
 	@echo "make protos             regenerate the code of spec/protos"
 	@echo "make setup              only install what is missing"
 
@@ -60,6 +61,7 @@ bench: setup
 	@$(PYTHON) -m harness.bench_sidecars
 	@$(PYTHON) -m harness.bench_slots
 	@$(PYTHON) -m harness.bench_calls
+	@$(PYTHON) -m harness.simulation bench
 
 engine-bench: setup
 	@$(PYTHON) -m harness.enginebench bench
@@ -69,6 +71,9 @@ kill-trials: setup
 
 raft-simulation: setup
 	@$(PYTHON) -m harness.raftsim --schedules $(or $(SCHEDULES),5000) --seed $(or $(SEED),1)
+
+simulate: setup
+	@$(PYTHON) -m harness.simulation --seeds $(or $(SEEDS),1-1000) --jobs $(or $(JOBS),1)
 
 clean:
 	rm -rf .build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,242 @@
+"""What the log says, and what must hold of it: the properties of membership, checked when an entry is first applied.
+
+Checked here: ReplicaAgreement, DurableMembership, LinearizableMembership, ApplyOnce, GenerationExact, MinimalMovement,
+Balance, and (together with rights.py) that nobody is buried who may still serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+
+from callboard.core.commands import NO_SESSION, Bury, RepeatRound, Request, decode_request
+from callboard.core.records import AnswerCode, HostRecord, Namespace, ReplicatedState
+from callboard.core.slot_records import HostMark, NativeNamespace
+from callboard.core.snapshot import digest
+from callboard.core.table_delta import TableView, view_of
+from harness.simulation.kernel import PropertyViolation
+
+DIGEST_EVERY = 8
+"""Entries of which replicas' whole states are compared; answers, versions and namespaces always are."""
+
+
+@frozen
+class Applied:
+    """One position of the log, as it was applied first."""
+
+    command: bytes
+    answer: object
+    state: ReplicatedState
+
+
+@define(eq=False)
+class History:
+    """The entries of the log in their order, whoever applied them first. `buried` is told of incarnations that are
+    taken for gone."""
+
+    buried: Callable[[str, set[int]], None]
+    saw: Callable[[str], None]
+    entries: dict[int, Applied] = field(init=False, factory=dict)
+    last: int = field(init=False, default=0)
+    views: dict[tuple[str, int], TableView] = field(init=False, factory=dict)
+    """Tables of native namespaces by version."""
+    members: dict[tuple[str, int], dict[str, HostRecord]] = field(init=False, factory=dict)
+    """Members of barrier namespaces by version."""
+    owner_changes: int = field(init=False, default=0)
+    commands: int = field(init=False, default=0)
+    acknowledged: dict[int, bytes] = field(init=False, factory=dict)
+    newest_answer: int = field(init=False, default=0)
+    operations: int = field(init=False, default=0)
+    _done: dict[tuple[int, int], object] = field(init=False, factory=dict)
+    _digests: dict[int, str] = field(init=False, factory=dict)
+
+    @property
+    def state(self) -> ReplicatedState:
+        """The newest that any replica applied."""
+        return self.entries[self.last].state if self.last else ReplicatedState()
+
+    def applied(
+        self, replica: str, command: bytes, before: ReplicatedState, after: ReplicatedState, answer: object
+    ) -> None:
+        """A replica applied an entry."""
+        index = after.applied_index
+        known = self.entries.get(index)
+        if known is None:
+            self.entries[index] = Applied(command, answer, after)
+            self.last = max(self.last, index)
+            self._check_first(command, before, after, answer)
+            return
+        if known.command != command:
+            raise PropertyViolation(
+                "DurableMembership", f"position {index} of {replica} has another command than before"
+            )
+        if known.answer != answer:
+            text = f"{replica} answers {answer} to position {index}, where another replica answered {known.answer}"
+            raise PropertyViolation("ReplicaAgreement", text)
+        if index % DIGEST_EVERY == 0:
+            self._compare(replica, index, after)
+
+    def restored(self, replica: str, state: ReplicatedState) -> None:
+        """A replica installed a snapshot."""
+        if state.applied_index:
+            self._compare(replica, state.applied_index, state)
+
+    def _compare(self, replica: str, index: int, state: ReplicatedState) -> None:
+        if index not in self._digests:
+            self._digests[index] = digest(self.entries[index].state)
+        if digest(state) != self._digests[index]:
+            raise PropertyViolation("ReplicaAgreement", f"{replica} has another state at position {index} than others")
+
+    def compare_all(self, states: dict[str, ReplicatedState]) -> None:
+        """Whole states, at the end of a run."""
+        for replica, state in states.items():
+            if state.applied_index:
+                self._compare(replica, state.applied_index, state)
+
+    # ---- the first time
+
+    def _check_first(self, command: bytes, before: ReplicatedState, after: ReplicatedState, answer: object) -> None:
+        request = decode_request(command)
+        self.commands += 1
+        self._check_once(request, before, after, answer)
+        for name, namespace in after.native.items():
+            earlier = before.native.get(name)
+            if earlier is not namespace:
+                self._check_native(name, earlier, namespace, request)
+        for name, of_sidecars in after.namespaces.items():
+            self._check_sidecars(name, before.namespaces.get(name), of_sidecars, request)
+
+    def _check_once(self, request: Request, before: ReplicatedState, after: ReplicatedState, answer: Any) -> None:
+        identity = request.request_id
+        if identity.session == NO_SESSION or answer.code is AnswerCode.EXPIRED_SESSION:
+            return
+        key = (identity.session, identity.sequence)
+        if key not in self._done:
+            self._done[key] = answer
+            return
+        self.saw("a repeated request is recognised")
+        if _bare(before) != _bare(after):
+            raise PropertyViolation("ApplyOnce", f"request {key} has a second effect: {request.command}")
+
+    def _check_native(
+        self, name: str, before: NativeNamespace | None, after: NativeNamespace, request: Request
+    ) -> None:
+        if before is None:
+            self._note_view(name, after)
+            return
+        changed = before.members != after.members or before.tables != after.tables
+        self._check_version(name, before.version.wire, after.version.wire, changed=changed)
+        if changed:
+            self._note_view(name, after)
+            self._check_movement(name, before, after)
+        if isinstance(request.command, Bury):
+            self.buried(name, before.tombstones.keys() - after.tombstones.keys())
+        for kind, rights in after.rights.items():
+            earlier = before.rights.get(kind)
+            if earlier is None or earlier is rights:
+                continue
+            for slot, (old, new) in enumerate(zip(earlier.fences, rights.fences, strict=True)):
+                if new < old:
+                    raise PropertyViolation(
+                        "FenceMonotonic", f"fence of {name}/{kind}/{slot} falls from {old} to {new}"
+                    )
+
+    def _note_view(self, name: str, namespace: NativeNamespace) -> None:
+        self.views[name, namespace.version.wire] = view_of(namespace)
+
+    def _check_version(self, name: str, before: int, after: int, *, changed: bool) -> None:
+        if after != before + (1 if changed else 0):
+            text = (
+                f"version of {name} goes from {before} to {after}, tables {'changed' if changed else 'did not change'}"
+            )
+            raise PropertyViolation("GenerationExact", text)
+        if changed and ((name, after) in self.views or (name, after) in self.members):
+            raise PropertyViolation("GenerationExact", f"version {after} of {name} is used twice")
+
+    def _check_sidecars(self, name: str, before: Namespace | None, after: Namespace, request: Request) -> None:
+        if before is after:
+            return
+        records = {member.name: member.host for member in after.members.values()}
+        if before is not None:
+            earlier = {member.name: member.host for member in before.members.values()}
+            repeated = isinstance(request.command, RepeatRound)
+            self._check_version(name, before.version.wire, after.version.wire, changed=repeated or records != earlier)
+            if before.version == after.version:
+                return
+        self.members[name, after.version.wire] = records
+
+    # ---- who owns what
+
+    def _check_movement(self, name: str, before: NativeNamespace, after: NativeNamespace) -> None:
+        for kind, table in after.tables.items():
+            old = before.tables.get(kind)
+            owners = (0,) * len(table.owners) if old is None else old.owners
+            moved = [slot for slot, owner in enumerate(table.owners) if owner != owners[slot]]
+            self.owner_changes += len(moved)
+            self._check_balance(name, kind, after)
+            stay = _hosts_of(before, kind) & _hosts_of(after, kind)
+            came = _hosts_of(after, kind) - _hosts_of(before, kind)
+            if before.marks != after.marks or _weights(before) != _weights(after) or after.marks:
+                continue
+            for slot in moved:
+                from_one_who_stays = owners[slot] in stay
+                equal = len(set(_weights(after).values())) == 1
+                if from_one_who_stays and (not came or (equal and table.owners[slot] not in came)):
+                    text = f"{name}/{kind}/{slot} moves from {owners[slot]} to {table.owners[slot]}, both of which stay"
+                    raise PropertyViolation("MinimalMovement", text)
+
+    def _check_balance(self, name: str, kind: str, namespace: NativeNamespace) -> None:
+        owners = namespace.tables[kind].owners
+        weights = {}
+        for member in namespace.members.values():
+            mark = namespace.marks.get(member.name, HostMark(member.name))
+            if kind in member.host.actor_types and not mark.cordoned and not mark.draining:
+                weights[member.incarnation] = member.host.weight if mark.weight is None else mark.weight
+        if not weights:
+            return
+        shared = sum(1 for owner in owners if owner == 0 or owner in weights)
+        for incarnation, weight in weights.items():
+            share = -(-shared * weight // sum(weights.values()))
+            owned = owners.count(incarnation)
+            if owned > share:
+                text = f"{incarnation} owns {owned} slots of {name}/{kind}, its share is {share} of {shared}"
+                raise PropertyViolation("Balance", text)
+
+    # ---- clients of the membership
+
+    def calls(self) -> int:
+        """A client begins a read or a change: what was acknowledged before has to be seen by it."""
+        return self.newest_answer
+
+    def acknowledges(self, began: int, index: int, command: bytes) -> None:
+        """A change is acknowledged, `began` being what `calls` returned."""
+        self.operations += 1
+        known = self.entries.get(index)
+        if index <= began or known is None or known.command != command:
+            text = f"position {index} is acknowledged, but it holds something else, or lies before the call ({began})"
+            raise PropertyViolation("LinearizableMembership", text)
+        self.acknowledged[index] = command
+        self.newest_answer = max(self.newest_answer, index)
+
+    def reads(self, began: int, index: int) -> None:
+        """A linearizable read saw the state at a position."""
+        self.operations += 1
+        if index < began:
+            text = f"a read saw position {index}, but {began} was acknowledged before it began"
+            raise PropertyViolation("LinearizableMembership", text)
+        self.newest_answer = max(self.newest_answer, index)
+
+
+def _bare(state: ReplicatedState) -> ReplicatedState:
+    """Without what every entry changes."""
+    return evolve(state, applied_index=0, entries_applied=0, sessions={})
+
+
+def _hosts_of(namespace: NativeNamespace, kind: str) -> set[int]:
+    return {member.incarnation for member in namespace.members.values() if kind in member.host.actor_types}
+
+
+def _weights(namespace: NativeNamespace) -> dict[str, int]:
+    return {member.name: member.host.weight for member in namespace.members.values()}

@@ -1,0 +1,180 @@
+"""What a run consists of, as data: drawn from a seed by `draw`, replayed, and shrunk by leaving things out."""
+
+from __future__ import annotations
+
+from random import Random
+
+from attrs import field, frozen
+
+from callboard.core.barrier_records import BarrierSettings
+from callboard.core.native_leader_records import LeaderLimits
+from callboard.core.slot_records import HandoffSettings
+from callboard.core.versions import Policy
+from harness.simulation.engine import EngineTimes
+from harness.simulation.office import ProposalTimes
+
+RATE_ERROR_PPM = 50_000
+QUICK = HandoffSettings(
+    lease_ms=600, drain_ms=100, margin_ms=50, tick_ms=50, rate_error_ppm=RATE_ERROR_PPM, failure_timeout_ms=700
+)
+CALM = HandoffSettings(
+    lease_ms=900, drain_ms=150, margin_ms=50, tick_ms=100, rate_error_ppm=10_000, failure_timeout_ms=1100
+)
+WILD = HandoffSettings(
+    lease_ms=450, drain_ms=60, margin_ms=30, tick_ms=40, rate_error_ppm=100_000, failure_timeout_ms=600
+)
+BARRIER = BarrierSettings(
+    round_timeout_ms=800, phase_ms_min=200, member_grace_ms=1200, retry_ms=100, batch_items_max=3, repeat_push_ms=1500
+)
+
+
+@frozen
+class Fault:
+    """Something that happens at `at_ms` (true time) for `for_ms`. `target` and `other` choose whom it concerns, among
+    those that there are by then."""
+
+    at_ms: int
+    kind: str
+    target: int = 0
+    other: int = 0
+    for_ms: int = 0
+
+
+@frozen
+class Scar:
+    """What stays broken after the heal: `what` of `SCARS`."""
+
+    what: str
+    target: int = 0
+
+
+@frozen
+class NamespacePlan:
+    """One namespace and who is in it at the start."""
+
+    name: str
+    policy: Policy
+    kinds: tuple[str, ...]
+    hosts: int
+    settings: HandoffSettings = QUICK
+    barrier: BarrierSettings = BARRIER
+
+
+@frozen
+class Plan:
+    """Everything that is not drawn while the run goes on."""
+
+    seed: int
+    namespaces: tuple[NamespacePlan, ...]
+    faults: tuple[Fault, ...]
+    scars: tuple[Scar, ...] = ()
+    replicas: int = 3
+    duration_ms: int = 5000
+    slot_bits: int = 4
+    actors: int = 12
+    callers: int = 2
+    think_ms: tuple[int, int] = (20, 120)
+    silence_ms: int = 900
+    rate_error_ppm: int = RATE_ERROR_PPM
+    """Of the clocks; beyond the settings' only in the control."""
+    engine: EngineTimes = field(factory=EngineTimes)
+    proposals: ProposalTimes = field(factory=ProposalTimes)
+    leader_limits: LeaderLimits = field(factory=LeaderLimits)
+
+    @property
+    def native_namespaces(self) -> tuple[NamespacePlan, ...]:
+        """Those with slots."""
+        return tuple(each for each in self.namespaces if each.policy is not Policy.BARRIER)
+
+
+KINDS: dict[str, tuple[int, int, int]] = {
+    # name: weight, shortest and longest duration in ms
+    "isolate_replica": (3, 200, 1500),
+    "isolate_leader": (4, 200, 1500),
+    "cut_peers": (3, 200, 1500),
+    "halves": (3, 200, 1500),
+    "bridge": (2, 200, 1500),
+    "ring": (2, 300, 1500),
+    "one_way": (4, 200, 1500),
+    "deaf_leader": (3, 300, 1200),
+    "cut_host": (5, 100, 1800),
+    "one_replica": (2, 300, 1500),
+    "unreachable_host": (2, 100, 800),
+    "cut_store": (2, 100, 900),
+    "slow_node": (3, 200, 1200),
+    "slow_store": (3, 300, 1500),
+    "break_streams": (5, 0, 0),
+    "break_all_streams": (2, 0, 0),
+    "pause_host": (6, 50, 1800),
+    "pause_replica": (2, 50, 1200),
+    "pause_leader": (3, 50, 1200),
+    "crash_host": (5, 0, 900),
+    "restart_host_at_once": (3, 0, 1),
+    "twin": (3, 0, 0),
+    "crash_replica": (2, 50, 900),
+    "crash_leader": (3, 50, 900),
+    "power_replica": (2, 50, 900),
+    "power_all": (1, 50, 300),
+    "slow_disk": (2, 200, 1200),
+    "elect": (5, 300, 300),
+    "join": (7, 0, 0),
+    "leave": (5, 0, 0),
+    "storm": (2, 0, 0),
+    "mark": (6, 0, 0),
+}
+SIDECAR_KINDS: dict[str, tuple[int, int, int]] = {
+    "sidecar_start": (4, 0, 0),
+    "sidecar_stop": (3, 0, 0),
+    "sidecar_types": (4, 0, 0),
+    "sidecar_silent": (4, 100, 1500),
+    "sidecar_hang_up": (3, 0, 0),
+    "repeat_round": (3, 0, 0),
+}
+SCARS = ("replica_dead", "replica_cut", "host_paused", "host_cut", "host_dead")
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"plan {seed}")
+    settings = random.choices([QUICK, CALM, WILD], [5, 2, 3])[0]
+    namespaces = [NamespacePlan("shop", Policy.EXCLUSIVE, ("cart", "user"), random.choice([2, 3, 3, 4, 5]), settings)]
+    duration_ms = random.choice([3000, 4000, 5000])
+    kinds = dict(KINDS)
+    limits = LeaderLimits()
+    if random.random() < 0.5:
+        limits = LeaderLimits(
+            batch_items_max=random.choice([2, 50]),
+            grants_max=random.choice([2, 5000]),
+            steps_kept=random.choice([1, 2, 64]),
+        )
+    faults = [_fault(random, kinds, duration_ms) for _ in range(random.randrange(5, 12))]
+    return Plan(
+        seed=seed,
+        namespaces=tuple(namespaces),
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
+        scars=_scars(random),
+        duration_ms=duration_ms,
+        rate_error_ppm=settings.rate_error_ppm,
+        engine=EngineTimes(
+            check_quorum=random.random() < 0.6,
+            answers_lost_percent=random.choice([0, 1, 3]),
+            zombies_percent=random.choice([0, 30, 60]),
+            compact_entries=random.choice([25, 60, 200]),
+        ),
+        leader_limits=limits,
+        callers=random.choice([1, 2, 2, 3]),
+    )
+
+
+def _fault(random: Random, kinds: dict[str, tuple[int, int, int]], duration_ms: int) -> Fault:
+    kind = random.choices(list(kinds), [weight for weight, _, _ in kinds.values()])[0]
+    _, shortest, longest = kinds[kind]
+    for_ms = random.randrange(shortest, longest) if longest > shortest else shortest
+    at_ms = random.randrange(500, duration_ms - 200)
+    return Fault(at_ms, kind, random.randrange(1000), random.randrange(1 << 16), min(for_ms, duration_ms - at_ms))
+
+
+def _scars(random: Random) -> tuple[Scar, ...]:
+    if random.random() < 0.6:
+        return ()
+    return (Scar(random.choice(SCARS), random.randrange(1000)),)
