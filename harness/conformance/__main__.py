@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from harness.conformance.paths import paths
+from harness.conformance.traces import traces
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,6 +14,7 @@ def main() -> None:
 
 
 main.add_command(paths)
+main.add_command(traces)
 
 if __name__ == "__main__":
     main(prog_name="python -m harness.conformance")

@@ -1,0 +1,101 @@
+"""Where traces come from: for each specification the runs of a source, projected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from attrs import define, field, frozen
+
+from harness.conformance import exclusive, native_source
+from harness.conformance.check import TraceSpec
+from harness.conformance.specs import EXCLUSIVE
+from harness.conformance.tracelines import Record, Trace
+from tests.core.native_parts import NAMESPACE
+
+WALK_STEPS = 120
+SLOTS_PER_RUN = 3
+
+
+@define
+class Gathered:
+    """Traces of several runs, and how many projections the specification has no words for, by reason."""
+
+    runs: int = 0
+    traces: list[Trace] = field(factory=list)
+    left_out: Counter[str] = field(factory=Counter)
+
+
+Gather = Callable[[range, int], Gathered]
+"""From seeds and the number of projections of each run."""
+
+
+@frozen
+class Subject:
+    """One specification: how its traces are judged, where walks of it come from, and which of its actions no trace has,
+    with the reason."""
+
+    spec: TraceSpec
+    walks: Gather
+    never: Mapping[str, str]
+    unseen: Mapping[str, str]
+
+
+def exclusive_traces(records: list[Record], namespace: str, label: str, slots: int, into: Gathered) -> None:
+    """The traces of the `slots` slots with the most to tell."""
+    into.runs += 1
+    for kind, slot in exclusive.projections(records, namespace)[:slots]:
+        try:
+            trace = exclusive.project(records, namespace, kind, slot, label)
+        except exclusive.NotProjectableError as error:
+            into.left_out[str(error)] += 1
+            continue
+        if trace.lines:
+            into.traces.append(trace)
+
+
+def exclusive_walks(seeds: range, slots: int) -> Gathered:
+    """Walks of leader and host machines of core under a drawn network."""
+    found = Gathered()
+    for seed in seeds:
+        records, violation = native_source.record_walk(seed, WALK_STEPS)
+        if violation is not None:
+            raise AssertionError(f"walk {seed} broke {violation}")
+        exclusive_traces(records, NAMESPACE, f"walk {seed}", slots, found)
+    return found
+
+
+SUBJECTS: dict[str, Subject] = {
+    "ExclusiveHandoff": Subject(
+        EXCLUSIVE,
+        exclusive_walks,
+        never={
+            "Lose": "what was said once stays true and may be heard later: a lost copy is one that nobody heard",
+            "RepeatTable": "enabled only after Lose: a repeated table is one more copy of what was said",
+            "RepeatGrants": "enabled only after Lose: a repeated grant is one more copy of what was said",
+            "RepeatReports": "enabled only after Lose: a repeated report is one more copy of what was said",
+        },
+        unseen={
+            "Effect": "an effect more or less changes nothing unless the store hears of it",
+            "HearOffice": "the grant that is accepted next tells the same epoch",
+            "SaysGranted": "only a look at what may be said",
+            "SaysReleased": "only a look at what may be said",
+            "SaysRequest": "only a look at what may be said",
+            "StoreAccepts": "a write may stay on its way for ever",
+            "StoreRefuses": "a write may stay on its way for ever",
+            "EndTurn": "the turn may end later, unless another one begins",
+        },
+    ),
+}
+
+
+def counts(traces: Sequence[Trace]) -> Counter[str]:
+    """How often each action is in the traces."""
+    return Counter(line["name"] for trace in traces for line in trace.lines)
+
+
+def missing(subject: Subject, actions: Sequence[str], found: Counter[str]) -> Iterator[str]:
+    """Actions that no trace has, without a stated reason."""
+    for action in actions:
+        if not found[action] and action not in subject.never:
+            yield action

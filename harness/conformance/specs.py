@@ -1,0 +1,40 @@
+"""The trace specifications, and how lines become their data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.conformance.check import TraceSpec
+from harness.conformance.tracelines import Line, Trace
+
+
+def _lives(traces: Sequence[Trace]) -> dict[str, int]:
+    """Incarnations are numbered so that all traces of a run share HostOf: life k of name n is k * Names + n."""
+    names = max(trace.constants["names"] for trace in traces)
+    lives = [life for trace in traces for _, life in trace.constants["lives"].values()]
+    return {"Names": max(names, 1), "Numbers": max(names, 1) * (max(lives, default=0) + 1)}
+
+
+def _incarnations(line: Line, trace: Trace, data: dict[str, int]) -> Line:
+    def number(who: int) -> int:
+        name, life = trace.constants["lives"].get(who, (who, 0))
+        return int(life) * data["Names"] + int(name) + 1 if who in trace.constants["lives"] else who
+
+    def encoded(key: str, value: Any) -> Any:
+        if key in {"i", "o"}:
+            return number(value)
+        if key in {"p", "m", "t"}:
+            return {number(each) for each in value}
+        return value
+
+    return {key: encoded(key, value) for key, value in line.items()}
+
+
+EXCLUSIVE = TraceSpec(
+    module="TraceExclusiveHandoff",
+    constants=("Incarnations <- TraceIncarnations", "HostOf <- TraceHostOf", "Slots = {1}", "FirstMembers = {}"),
+    invariants=("TypeOK", "SingleActivation", "PendingCoversRights", "OwnerNotRefused"),
+    data=_lives,
+    encode=_incarnations,
+)

@@ -1,0 +1,188 @@
+"""`python -m harness.conformance traces`: are traces of the code behaviours of the specification?
+
+For each specification the traces of a source are judged by its trace specification in one run of TLC. A table shows how
+often each action was seen; a rejected trace is shown with the first line that no step takes. With `--sensitivity`
+accepted traces are changed line by line, and must be rejected.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import define, field
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.conformance.check import FOLDER, CheckError, Stuck, diagnose, judge
+from harness.conformance.gather import SLOTS_PER_RUN, SUBJECTS, Gathered, Subject, counts, missing
+from harness.conformance.sensitivity import HOWS, Sensitivity, measure
+from harness.conformance.tracelines import Trace, TraceError
+from harness.modelcheck.errors import ModelCheckError
+from harness.modelcheck.tools import Tools, find_tools
+
+EXPLAINED_MAX = 3
+CONTEXT_LINES = 6
+_TAKEN = re.compile(r'Is\("(\w+)"\)')
+_ACTION = re.compile(r"^\\\* @actor: .*\n(\w+)", re.MULTILINE)
+
+
+@define
+class Result:
+    """What came out for one specification."""
+
+    name: str
+    gathered: Gathered
+    accepted: set[int]
+    seconds: float
+    states: int
+    seen: Counter[str]
+    zero: list[str]
+    stuck: list[tuple[Trace, Stuck]] = field(factory=list)
+    sensitivity: Sensitivity | None = None
+    dull: list[str] = field(factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Everything accepted, nothing at zero, every change that should show shown."""
+        return len(self.accepted) == len(self.gathered.traces) and not self.zero and not self.dull
+
+
+def actions_of(subject: Subject) -> list[str]:
+    """The actions of the specification that a trace is of, in the order of the module."""
+    module = subject.spec.module.removeprefix("Trace")
+    found = _ACTION.findall((FOLDER / f"{module}.tla").read_text(encoding="utf-8"))
+    return list(dict.fromkeys(found))
+
+
+def lines_taken(subject: Subject) -> list[str]:
+    """The names of lines that the trace specification knows."""
+    return _TAKEN.findall((FOLDER / f"{subject.spec.module}.tla").read_text(encoding="utf-8"))
+
+
+def run(name: str, gathered: Gathered, tools: Tools, *, sensitivity: int = 0) -> Result:
+    """Judge what was gathered for one specification. Raises CheckError."""
+    subject = SUBJECTS[name]
+    judgement = judge(subject.spec, gathered.traces, tools)
+    seen = counts([trace for at, trace in enumerate(gathered.traces) if at in judgement.accepted])
+    zero = list(missing(subject, actions_of(subject), seen))
+    result = Result(name, gathered, judgement.accepted, judgement.seconds, judgement.states, seen, zero)
+    rejected = [trace for at, trace in enumerate(gathered.traces) if at not in judgement.accepted]
+    for trace in rejected[:EXPLAINED_MAX]:
+        result.stuck.append((trace, diagnose(subject.spec, trace, tools)))
+    if sensitivity and not rejected:
+        result.sensitivity = measure(subject.spec, gathered.traces, tools, per_action=sensitivity)
+        result.dull = result.sensitivity.unnoticed(subject.unseen)
+    return result
+
+
+def print_result(result: Result, console: Console) -> None:
+    """For people."""
+    gathered = result.gathered
+    title = (
+        f"{result.name}: {len(result.accepted)} of {len(gathered.traces)} traces accepted "
+        f"({gathered.runs} runs, {sum(result.seen.values())} lines, {result.states} states, TLC {result.seconds:.1f} s)"
+    )
+    subject = SUBJECTS[result.name]
+    shown = result.sensitivity
+    columns = ("action", "seen", *((f"{how}: rejected of" for how in HOWS) if shown else ()), "remark")
+    table = Table(*columns, title=title, title_justify="left")
+    for action in dict.fromkeys([*actions_of(subject), *sorted(result.seen)]):
+        remark = subject.never.get(action, "") if not result.seen[action] else subject.unseen.get(action, "")
+        cells = [f"{shown.rejected[action, how]} of {shown.tried[action, how]}" for how in HOWS] if shown else []
+        table.add_row(action, str(result.seen[action]), *cells, Text(remark))
+    console.print(table)
+    for reason, count in gathered.left_out.items():
+        console.print(f"left out {count} times: {reason}", markup=False)
+    for action in result.zero:
+        console.print(f"{result.name}: no trace has action {action}", markup=False)
+    for action in result.dull:
+        console.print(f"{result.name}: changes of {action} are not noticed", markup=False)
+    for trace, stuck in result.stuck:
+        print_stuck(trace, stuck, console)
+
+
+def print_stuck(trace: Trace, stuck: Stuck, console: Console) -> None:
+    """A rejected trace: lines before, the line, the state before it."""
+    why = f"the step would break {stuck.breaks}" if stuck.breaks else "no step of the specification does this"
+    console.print(f"REJECTED {trace.label}: line {stuck.number} of {len(trace.lines)}: {why}", markup=False)
+    for at in range(max(0, stuck.number - CONTEXT_LINES), stuck.number):
+        mark = ">" if at + 1 == stuck.number else " "
+        console.print(f"  {mark} {at + 1}: {shown_line(trace.lines[at])}", markup=False)
+    console.print("  the state before it:", markup=False)
+    for variable, value in sorted(stuck.before.items()):
+        console.print(f"    {variable} = {value}", markup=False)
+
+
+def shown_line(line: dict[str, Any]) -> str:
+    """An action with its fields."""
+    return f"{line['name']}({', '.join(f'{key}={value}' for key, value in line.items() if key != 'name')})"
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """For machines."""
+    labels = [trace.label for trace in result.gathered.traces]
+    shown = result.sensitivity
+    return {
+        "specification": result.name,
+        "runs": result.gathered.runs,
+        "traces": len(labels),
+        "accepted": [labels[at] for at in sorted(result.accepted)],
+        "rejected": [label for at, label in enumerate(labels) if at not in result.accepted],
+        "first_unexplained": [
+            {"trace": trace.label, "line": stuck.number, "event": shown_line(trace.lines[stuck.number - 1])}
+            | {"breaks": stuck.breaks, "state_before": dict(stuck.before)}
+            for trace, stuck in result.stuck
+        ],
+        "left_out": dict(result.gathered.left_out),
+        "seen": dict(sorted(result.seen.items())),
+        "never_seen": result.zero,
+        "seconds": round(result.seconds, 1),
+        "states": result.states,
+        "changes": None
+        if shown is None
+        else {f"{action} {how}": [shown.rejected[action, how], tried] for (action, how), tried in shown.tried.items()},
+        "unnoticed": result.dull,
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--spec", "names", multiple=True, type=click.Choice(list(SUBJECTS)), help="Only this one; repeatable.")
+@click.option("--source", default="walks", show_default=True, help="walks, or trace files with commas between.")
+@click.option("--runs", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Seeds to run.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
+@click.option("--slots", type=click.IntRange(1, 64), default=SLOTS_PER_RUN, show_default=True, help="Of each run.")
+@click.option("--sensitivity", type=click.IntRange(0), default=0, help="Change so many lines of each action, each way.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def traces(
+    *, names: Sequence[str], source: str, runs: int, seed: int, slots: int, sensitivity: int, output: str
+) -> None:
+    """Check traces of the code against the specification. Exit code 1: something is wrong; 2: a bad setup."""
+    console = Console(stderr=output == "json", width=150 if not sys.stdout.isatty() else None)
+    try:
+        tools = find_tools()
+        results = []
+        for name in names or list(SUBJECTS):
+            gathered = _gather(name, source, range(seed, seed + runs), slots)
+            results.append(run(name, gathered, tools, sensitivity=sensitivity))
+            print_result(results[-1], console)
+    except (ModelCheckError, TraceError, CheckError) as error:
+        raise click.UsageError(str(error)) from None
+    if output == "json":
+        print(json.dumps([as_dict(result) for result in results], indent=2))
+    if not all(result.good for result in results):
+        sys.exit(1)
+
+
+def _gather(name: str, source: str, seeds: range, slots: int) -> Gathered:
+    if source == "walks":
+        return SUBJECTS[name].walks(seeds, slots)
+    paths = [Path(each) for each in source.split(",")]
+    raise TraceError(f"--source {source}: {paths[0]} cannot be read for {name}")

@@ -1,0 +1,74 @@
+"""Traces of the code are behaviours of the specification, and changed traces and seeded bugs are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from harness.conformance import exclusive, native_source
+from harness.conformance.check import diagnose, judge
+from harness.conformance.gather import SUBJECTS, Gathered, exclusive_traces
+from harness.conformance.specs import EXCLUSIVE
+from harness.conformance.tracelines import Trace
+from harness.conformance.traces import actions_of, lines_taken, run
+from harness.modelcheck.tools import find_tools
+from tests.core.native_mutants import MUTANTS
+from tests.core.native_parts import NAMESPACE
+
+RUNS = 20
+MUTANTS_FOUND_QUICKLY = (
+    "grant_ignores_pending",
+    "release_of_any_version_counts",
+    "answer_not_stamped",
+    "lease_from_newest_renewal",
+    "release_while_serving",
+    "farewell_while_serving",
+)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_traces_are_accepted_and_changed_ones_are_not(name: str) -> None:
+    subject = SUBJECTS[name]
+    result = run(name, subject.walks(range(RUNS), 2), find_tools(), sensitivity=3)
+    assert [trace.label for trace, _ in result.stuck] == []
+    assert result.zero == [], "actions that no trace has"
+    assert result.dull == [], "actions whose lines may be changed unnoticed"
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_action_is_taken_from_a_trace_or_excused(name: str) -> None:
+    subject = SUBJECTS[name]
+    assert [
+        each for each in actions_of(subject) if each not in lines_taken(subject) and each not in subject.never
+    ] == []
+
+
+def test_seeded_bugs_give_rejected_traces() -> None:
+    traces: list[Trace] = []
+    whose: list[str] = []
+    for name, prepare, _, stalls in MUTANTS:
+        if name in MUTANTS_FOUND_QUICKLY:
+            with pytest.MonkeyPatch.context() as patch:
+                prepare(patch)
+                found = Gathered()
+                for seed in range(5):
+                    records, _ = native_source.record_walk(seed, 300 if stalls else 120, stalls=stalls)
+                    exclusive_traces(records, NAMESPACE, f"{name} {seed}", 3, found)
+            traces += found.traces
+            whose += [name] * len(found.traces)
+    judgement = judge(EXCLUSIVE, traces, find_tools())
+    rejected = Counter(name for at, name in enumerate(whose) if at not in judgement.accepted)
+    assert sorted(rejected) == sorted(MUTANTS_FOUND_QUICKLY)
+
+
+def test_a_rejected_trace_is_explained() -> None:
+    records, _ = native_source.record_walk(1, 120)
+    kind, slot = exclusive.projections(records, NAMESPACE)[0]
+    trace = exclusive.project(records, NAMESPACE, kind, slot, "walk 1")
+    at = next(at for at, line in enumerate(trace.lines) if line["name"] == "LeaseStarts")
+    shorter = Trace("without its lease", trace.lines[:at] + trace.lines[at + 1 :], trace.constants)
+    stuck = diagnose(EXCLUSIVE, shorter, find_tools())
+    assert stuck.line["name"] == "Accept"
+    assert stuck.number > at
+    assert "FALSE" in stuck.before["lease"]
