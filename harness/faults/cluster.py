@@ -185,6 +185,10 @@ class FaultCluster:
         """All of them."""
         return [*self.replicas.values(), *self.hosts.values(), *self.etcd.values()]
 
+    def permanent(self) -> list[Managed]:
+        """All that run from the start."""
+        return [*self.etcd.values(), *self.replicas.values(), *self.first_hosts()]
+
     def first_hosts(self) -> list[HostUnderTest]:
         """Those that run from the start."""
         return list(self.hosts.values())[: self.settings.hosts]
@@ -246,7 +250,7 @@ class FaultCluster:
         for process in self.processes():
             process.resume()
         await self.network.heal()
-        for process in (*self.etcd.values(), *self.replicas.values(), *self.first_hosts()):
+        for process in self.permanent():
             await process.start_again()
         for host in self.spare_hosts():
             await host.kill()

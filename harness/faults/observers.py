@@ -17,6 +17,7 @@ from attrs import define, field
 
 from callboard.host.app import WATCH
 from callboard.protos.generated import host_pb2
+from harness.faults.checkers.replicas import LEAKS
 from harness.faults.clients import CHANNEL_OPTIONS, watch_request
 from harness.faults.cluster import SIDECARS, FaultCluster
 from harness.faults.history import LINE_BYTES_MAX, Recorder
@@ -32,7 +33,7 @@ STALL_PERIOD_S = 0.05
 STALL_MS = 150
 POLL_TIMEOUT_S = 1.5
 LOG_LINES_MAX = 50
-BAD_LINE = re.compile(r"\[(error|critical|exception)|Traceback|\berror\b.*\bunexpected\b|AssertionError", re.IGNORECASE)
+BAD_LINE = re.compile(r"\[(error|critical|exception)|" + LEAKS.pattern, re.IGNORECASE)
 
 
 async def watch_tables(address: str, namespace: str, install: Any) -> None:

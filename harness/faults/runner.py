@@ -20,6 +20,7 @@ from typing import Any, Self
 from attrs import Factory, asdict, define, evolve, frozen
 
 from callboard.core.versions import Policy
+from harness.faults.checkers.convergence import convergence_figures
 from harness.faults.checkers.verdict import Verdict
 from harness.faults.cluster import (
     ELECTION_MS,
@@ -36,7 +37,7 @@ from harness.faults.history import History, Phase, Recorder, read_history
 from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World, spec_of
 from harness.faults.observers import Observers, collect
 from harness.faults.schedules import Schedule, load
-from harness.faults.verdicts import judge
+from harness.faults.verdicts import judge, namespaces
 from harness.faults.workloads import Workloads, operators
 from harness.processes import REPOSITORY, ProcessError, wait_until
 
@@ -99,10 +100,11 @@ class RunReport:
         """Checkers whose verdict is not the expected one."""
         expected = set(self.schedule.expect)
         found = {str(result["checker"]) for result in self.results if result["verdict"] == Verdict.INVALID.value}
-        other = {str(result["checker"]) for result in self.results if result["verdict"] != Verdict.VALID.value}
         if expected:  # a control: what else breaks with it does not matter
             return sorted(f"{name} should have found something" for name in expected - found)
-        return sorted(other)
+        if self.failures:  # what did not come to an end leaves checkers with nothing to look at
+            return sorted(found)
+        return sorted({str(result["checker"]) for result in self.results if result["verdict"] != Verdict.VALID.value})
 
     @property
     def interrupted(self) -> bool:
@@ -162,7 +164,7 @@ def _unfinished(error: Exception) -> str:
 def analyse(report: RunReport, history: History, workloads: Sequence[str]) -> None:
     """Verdicts and figures of a recorded history, and what it did not exercise."""
     report.results = results_of(history)
-    report.figures |= figures_of(history)
+    report.figures |= figures_of(history) | {"convergence": convergence_figures(history, namespaces(history))}
     report.gates = [] if report.failures else gates_of(history, report.faults, workloads)
 
 
@@ -294,7 +296,10 @@ class _Run:
         self.recorder.enter(Phase.DURING)
         await self._faults(world, workloads)
         self.say("healing")
+        gone = [process.name for process in cluster.permanent() if not process.alive]
         await cluster.heal()
+        for name in gone:
+            world.note_process(name, "started")
         await cluster.wait_ready()
         self.recorder.note("healed")
         self.recorder.enter(Phase.AFTER)

@@ -1,52 +1,104 @@
-"""What the checkers say of a history: the suite of all checkers, if there is one, else those that can be called as they
-are."""
+"""What all checkers say of a history. Which of them apply is decided by the workloads and the policy of the run."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterator
 
 from attrs import evolve
 
-from harness.faults.checkers import activations, effects, linearizability, models, tables
+from harness.faults.bounds import duplicate_window_ms, stalled_ms
+from harness.faults.checkers import (
+    activations,
+    availability,
+    convergence,
+    effects,
+    linearizability,
+    models,
+    replicas,
+    rounds,
+    tables,
+)
 from harness.faults.checkers.verdict import CheckResult, Verdict
+from harness.faults.figures import span_ns
 from harness.faults.history import History, Note, Operation
 
 SEARCH_LIMIT_S = 120.0
+ACTORS = "actors"
+SIDECARS = "sidecars"
 
 
 def judge(history: History) -> list[CheckResult]:
-    """All verdicts."""
-    if find_spec("harness.faults.checkers.suite") is None:
-        return _basic(history)
-    suite = import_module("harness.faults.checkers.suite")
-    return list(suite.check(history))
+    """All verdicts. A checker that applies and has nothing to look at says unknown."""
+    return [*_of_all(history), *_of_actors(history), *_of_members(history), *_of_tables(history)]
 
 
-def _basic(history: History) -> list[CheckResult]:
-    results = [
-        activations.check_turn_based(history),
-        linearizability.check(_keys(history, "member/"), models.MemberRegister(), time_limit_s=SEARCH_LIMIT_S),
-        _acknowledged(history),
-        *(tables.check_tables(_of_namespace(history, name)) for name in _namespaces(history)),
-    ]
+def _of_all(history: History) -> Iterator[CheckResult]:
+    yield replicas.check_replicas(history)
+    yield replicas.check_logs(history)
+    if _workloads(history) & {"members", "lookups"}:
+        yield replicas.check_positions(history)
+
+
+def _of_actors(history: History) -> Iterator[CheckResult]:
+    if ACTORS not in _workloads(history):
+        return
+    yield activations.check_turn_based(history)
+    yield _acknowledged(history)
+    for note in history.notes_of("settled"):
+        yield activations.check_exactly_one(history, settled_ns=note.at_ns, actors=note.fields["actors"])
     if history.settings["policy"] == "exclusive":
-        results += [
-            linearizability.check(_keys(history, "counter/"), models.Counter(), time_limit_s=SEARCH_LIMIT_S),
-            linearizability.check(_keys(history, "list/"), models.AppendList(), time_limit_s=SEARCH_LIMIT_S),
-            activations.check_single_activation(history),
-            activations.check_stale_turns(history),
-            effects.check_fences(history),
-        ]
-    return [result for result in results if any(result.figures.values()) or result.verdict is Verdict.INVALID]
+        yield _search(history, "counter", models.Counter())
+        yield _search(history, "list", models.AppendList())
+        yield activations.check_single_activation(history)
+        yield activations.check_stale_turns(history)
+        yield effects.check_fences(history)
+        return
+    for healed in history.notes_of("healed"):
+        bound_ms = duplicate_window_ms(history.settings, ACTORS) + _stalled_after(history, healed)
+        yield activations.check_duplicate_window(history, bound_ms=bound_ms, healed_ns=healed.at_ns)
 
 
-def _keys(history: History, prefix: str) -> dict[str, list[Operation]]:
+def _of_members(history: History) -> Iterator[CheckResult]:
+    if "members" in _workloads(history):
+        yield _search(history, "member", models.MemberRegister())
+        yield availability.check_availability(history)
+
+
+def _of_tables(history: History) -> Iterator[CheckResult]:
+    names = namespaces(history)
+    for name in names:
+        yield evolve(tables.check_tables(_of_namespace(history, name)), checker=f"tables_{name}")
+    for healed in history.notes_of("healed"):
+        for name in names:
+            yield convergence.check_arrivals(history, name)
+        if SIDECARS in _workloads(history):
+            yield rounds.check_rounds(
+                history,
+                bound_ms=duplicate_window_ms(history.settings, SIDECARS) + _stalled_after(history, healed),
+                healed_ns=healed.at_ns,
+            )
+    if SIDECARS in _workloads(history):
+        yield replicas.check_wire(history)
+
+
+def _workloads(history: History) -> set[str]:
+    return set(history.settings.get("workloads", ()))
+
+
+def _stalled_after(history: History, healed: Note) -> int:
+    return stalled_ms(history, healed.at_ns, span_ns(history)[1])
+
+
+def _search(history: History, kind: str, model: models.Model) -> CheckResult:
     found: dict[str, list[Operation]] = {}
     for operation in history.operations:
-        if operation.key.startswith(prefix):
+        if operation.key.startswith(f"{kind}/"):
             found.setdefault(operation.key, []).append(operation)
-    return found
+    checker = f"linearizability_{kind}"
+    result = linearizability.check(found, model, time_limit_s=SEARCH_LIMIT_S, checker=checker)
+    if result.figures["operations"]:
+        return result
+    return CheckResult(checker, Verdict.UNKNOWN, ("there is no operation to order",), result.figures)
 
 
 def _acknowledged(history: History) -> CheckResult:
@@ -55,7 +107,8 @@ def _acknowledged(history: History) -> CheckResult:
     return effects.check_acknowledged_once(appended, final)
 
 
-def _namespaces(history: History) -> list[str]:
+def namespaces(history: History) -> list[str]:
+    """Those in which anybody installed a table."""
     return sorted({note.fields["namespace"] for note in history.notes_of(tables.TABLE)})
 
 

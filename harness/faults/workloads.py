@@ -335,6 +335,7 @@ class Sidecars(Base):
         number = next(self._numbers)
         spec = SidecarSpec(f"10.0.{number // 200}.{number % 200 + 1}:50002", "app", ("Cart", "Lamp"), SIDECARS)
         self.fleet.add(spec, self.random.choice((Generation.V1_16, Generation.V1_18)))
+        self.recorder.note("process", name=spec.name, what="started")
 
     async def _churn(self) -> None:
         while not self._stopping:
@@ -343,6 +344,9 @@ class Sidecars(Base):
                 self._add()
             else:
                 sidecar = self.random.choice(self.fleet.sidecars)
+                self.recorder.note(
+                    "process", name=sidecar.machine.spec.name, what="killed" if step == "kill" else "leaving"
+                )
                 if step == "kill":
                     await self.fleet.kill(sidecar)
                 else:
@@ -358,6 +362,8 @@ class Sidecars(Base):
     async def settle(self) -> None:
         """See `Workload`. Ends the coming and going: what is there then must get one table."""
         await self._end_tasks()
+        names = sorted(sidecar.machine.spec.name for sidecar in self.fleet.sidecars)
+        self.recorder.note("connected", namespace=SIDECARS, hosts=names)
         await self.fleet.wait_converged(deadline_s=SETTLE_DEADLINE_S)
 
     async def abandon(self) -> None:

@@ -15,7 +15,7 @@ from harness.faults.checkers.activations import (
     check_turn_based,
 )
 from harness.faults.checkers.effects import check_acknowledged_once, check_fences
-from harness.faults.checkers.tables import check_convergence, check_tables
+from harness.faults.checkers.tables import check_tables
 from harness.faults.checkers.verdict import CheckResult, Verdict, worst
 from harness.faults.history import History, Note, Outcome
 from tests.faults.histories import operation
@@ -147,19 +147,6 @@ def test_tables() -> None:
         assert result.verdict is Verdict.INVALID
         assert result.explanation == (complaint,)
     assert check_tables(history()).verdict is Verdict.UNKNOWN
-
-
-def test_convergence() -> None:
-    notes = history(committed(1), committed(2, at_ms=50), table("x", 2, at_ms=120), table("y", 2, at_ms=90))
-    within = check_convergence(notes, healed_ns=100 * MS, bound_ms=20, hosts=["x", "y"])
-    assert within.verdict is Verdict.VALID
-    assert within.figures == {"hosts": 2, "slowest_ms": 20}
-    late = check_convergence(notes, healed_ns=100 * MS, bound_ms=19, hosts=["x", "y"])
-    assert late.explanation == ("x installed version 2 after 20 ms; the bound is 19 ms",)
-    never = check_convergence(notes, healed_ns=100 * MS, bound_ms=20, hosts=["z"])
-    assert never.explanation == ("z never installed the newest version 2",)
-    assert check_convergence(history(), healed_ns=0, bound_ms=1, hosts=["x"]).verdict is Verdict.INVALID
-    assert check_convergence(history(), healed_ns=0, bound_ms=1, hosts=[]).verdict is Verdict.UNKNOWN
 
 
 def test_invalid_comes_before_unknown_before_valid() -> None:

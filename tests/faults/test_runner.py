@@ -15,7 +15,11 @@ from harness.faults.nemeses import FaultSpec
 from harness.faults.runner import RunReport
 from harness.faults.schedules import Schedule
 
-SETTINGS = {"policy": "exclusive", "namespaces": {"actors": {"policy": "exclusive"}}}
+SETTINGS = {
+    "policy": "exclusive",
+    "workloads": ["actors", "lookups"],
+    "namespaces": {"actors": {"policy": "exclusive"}},
+}
 PAUSE = FaultSpec("pause", 1.0, 2.0, "replicas", "leader")
 STORM = FaultSpec("storm", 1.0, 2.0, "hosts")
 

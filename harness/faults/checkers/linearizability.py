@@ -23,6 +23,7 @@ from harness.faults.history import Operation, Outcome
 
 STEPS_PER_TURN = 20_000
 EXCERPT_MAX = 12
+SHOWN_MAX = 6
 
 
 @define
@@ -118,7 +119,7 @@ class Search:
         return (
             f"the longest order that fits has {len(self.longest)} of {len(self.operations)} operations; it ends with",
             *(f"  {describe(operation)}" for operation in after),
-            f"and leaves the state {state!r}; none of these can follow:",
+            f"and leaves the state {shortened(state)}; none of these can follow:",
             *(f"  {describe(operation)}" for operation in rest[: EXCERPT_MAX // 2]),
         )
 
@@ -136,10 +137,19 @@ def describe(operation: Operation) -> str:
     """One line for people."""
     returned = "no answer" if operation.returned_ns is None else f"{operation.returned_ns / 1e6:.3f}"
     argument = "" if operation.argument is None else f"{operation.argument!r}"
+    ended = f"{operation.outcome.value} {shortened(operation.result)}"
     return (
         f"[{operation.called_ns / 1e6:.3f}, {returned}] ms process {operation.process}: "
-        f"{operation.function}({argument}) on {operation.key} -> {operation.outcome.value} {operation.result!r}"
+        f"{operation.function}({argument}) on {operation.key} -> {ended}"
     )
+
+
+def shortened(value: object) -> str:
+    """Of long lists the length and the end, where histories differ."""
+    if isinstance(value, list | tuple) and len(value) > SHOWN_MAX:
+        end = ", ".join(map(repr, value[-SHOWN_MAX:]))
+        return f"[{len(value) - SHOWN_MAX} values, {end}]"
+    return repr(value)
 
 
 def check(
@@ -208,7 +218,7 @@ def _problem_of_order(operations: Sequence[Operation], model: Model) -> tuple[st
             return ("positions contradict real time", *_lines(latest_call, operation))
         after = model.step(state, operation)
         if after is ILLEGAL:
-            return (f"in the state {state!r} this cannot happen", *_lines(operation))
+            return (f"in the state {shortened(state)} this cannot happen", *_lines(operation))
         state = after
         if latest_call is None or operation.called_ns > latest_call.called_ns:
             latest_call = operation

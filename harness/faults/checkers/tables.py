@@ -1,4 +1,4 @@
-"""Checkers of tables: `TableMonotonic`, `TableAgreement`, and `Convergence` after a heal."""
+"""Checkers of tables: `TableMonotonic` and `TableAgreement`. (`Convergence` has a module of its own.)"""
 
 from __future__ import annotations
 
@@ -53,32 +53,3 @@ def _uncommitted(installed: Iterable[Note], committed: Iterable[Note]) -> str:
         if known and note.fields["version"] not in known:
             return f"{note.fields['host']} installs version {note.fields['version']}, which no replica committed"
     return ""
-
-
-def check_convergence(history: History, *, healed_ns: int, bound_ms: int, hosts: Iterable[str]) -> CheckResult:
-    """Within `bound_ms` after the heal each of `hosts` has the newest version, and keeps it.
-
-    `bound_ms` is computed from the settings of the run; a version that was committed after the heal counts from then.
-    """
-    newest, since_ns = 0, healed_ns
-    for note in history.notes_of(COMMITTED):
-        if note.fields["version"] > newest:
-            newest, since_ns = note.fields["version"], max(healed_ns, note.at_ns)
-    arrived: dict[str, int] = {}
-    for note in history.notes_of(TABLE):
-        if note.fields["version"] == newest:
-            arrived[note.fields["host"]] = max(since_ns, note.at_ns)
-    wanted = sorted(hosts)
-    delays = {host: (arrived[host] - since_ns) // 1_000_000 for host in wanted if host in arrived}
-    figures = {"hosts": len(wanted), "slowest_ms": max(delays.values(), default=0)}
-    for host in wanted:
-        if host not in delays:
-            text = f"{host} never installed the newest version {newest}"
-        elif delays[host] > bound_ms:
-            text = f"{host} installed version {newest} after {delays[host]} ms; the bound is {bound_ms} ms"
-        else:
-            continue
-        return CheckResult("convergence", Verdict.INVALID, (text,), figures)
-    verdict = Verdict.VALID if wanted and newest else Verdict.UNKNOWN
-    lines = () if verdict is Verdict.VALID else ("no hosts or no committed version to look at",)
-    return CheckResult("convergence", verdict, lines, figures)

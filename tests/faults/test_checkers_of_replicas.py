@@ -1,0 +1,129 @@
+"""Checkers of replicas, of positions in the log, and of logs of processes; and which checkers a run gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.faults.checkers.replicas import check_logs, check_positions, check_replicas, check_wire
+from harness.faults.checkers.verdict import Verdict
+from harness.faults.history import History, Note
+from harness.faults.verdicts import judge
+from tests.faults.histories import operation
+
+
+def note(kind: str, **fields: Any) -> Note:
+    return Note(kind, 1, fields)
+
+
+def history(*notes: Note, operations: tuple[Any, ...] = (), **settings: Any) -> History:
+    return History(operations, notes=notes, settings=settings)
+
+
+def replica(name: str, index: int, digest: str, *, epoch: int = 1, in_office: bool = False) -> Note:
+    return note(
+        "replica",
+        replica=name,
+        alive=True,
+        generation=0,
+        applied_index=index,
+        state_digest=digest,
+        epoch=epoch,
+        in_office=in_office,
+    )
+
+
+def test_replicas_at_one_position_are_in_one_state() -> None:
+    right = history(replica("r1", 5, "a"), replica("r2", 5, "a"), replica("r1", 6, "b"))
+    assert check_replicas(right).verdict is Verdict.VALID
+    assert check_replicas(right).figures == {"states": 3, "compared": 1}
+    wrong = check_replicas(history(replica("r1", 5, "a"), replica("r2", 5, "b")))
+    assert wrong.explanation == ("position 5 has digest a at r1, b at r2",)
+    assert check_replicas(history(note("replica", replica="r1", alive=False))).verdict is Verdict.UNKNOWN
+
+
+def test_an_epoch_has_one_leader() -> None:
+    change = history(replica("r1", 5, "a", epoch=1, in_office=True), replica("r2", 6, "b", epoch=2, in_office=True))
+    assert check_replicas(change).verdict is Verdict.VALID
+    both = history(replica("r1", 5, "a", epoch=2, in_office=True), replica("r2", 6, "b", epoch=2, in_office=True))
+    assert check_replicas(both).explanation == ("epoch 2 is held by r1 and by r2",)
+
+
+def lookup(
+    called: int, returned: int, index: int, *, owner: int = 1, version: int = 1, linearizable: bool = True
+) -> Any:
+    result = {"version": version, "incarnation": owner, "name": "h1", "granted": True, "slot": 3}
+    argument = {"linearizable": linearizable, "replica": "replica-1"}
+    return operation("lookup", called, returned, argument, result, index=index, key="lookup/Tally/k1")
+
+
+def test_answers_do_not_go_back() -> None:
+    assert check_positions(history(operations=(lookup(0, 5, 10), lookup(4, 8, 9)))).verdict is Verdict.VALID, "at once"
+    old = history(operations=(lookup(0, 5, 10), lookup(6, 8, 9)))
+    result = check_positions(old)
+    assert result.verdict is Verdict.INVALID
+    assert "position 10" in result.explanation[1]
+    assert "position 9" in result.explanation[2]
+    stale = history(operations=(lookup(0, 5, 10), lookup(6, 8, 9, linearizable=False)))
+    assert check_positions(stale).verdict is Verdict.VALID, "it did not ask for the newest"
+    assert check_positions(history()).verdict is Verdict.UNKNOWN
+
+
+def test_one_version_has_one_owner() -> None:
+    moved = history(operations=(lookup(0, 5, 10, owner=1), lookup(6, 8, 11, owner=2, version=2)))
+    assert check_positions(moved).verdict is Verdict.VALID
+    two = check_positions(history(operations=(lookup(0, 5, 10, owner=1), lookup(6, 8, 11, owner=2))))
+    assert two.explanation[0] == "two owners of slot 3 of Tally at version 1"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Traceback (most recent call last):",
+        "Task exception was never retrieved",
+        "Task was destroyed but it is pending!",
+        "coroutine 'x' was never awaited",
+        "AssertionError",
+    ],
+)
+def test_tracebacks_and_leaked_tasks_are_found(line: str) -> None:
+    fine = note("log", process="replica-1", line="[error] the disk is full")
+    assert check_logs(history(fine)).verdict is Verdict.VALID
+    assert check_logs(history(fine)).figures == {"lines_with_errors": 1, "bad": 0}
+    result = check_logs(history(fine, note("log", process="h2", line=line)))
+    assert result.verdict is Verdict.INVALID
+    assert line in result.explanation[1]
+
+
+def test_what_sidecars_saw_on_the_wire() -> None:
+    assert check_wire(history(note("order"))).figures == {"orders": 1, "violations": 0}
+    result = check_wire(history(note("wire", violation="two locks without an update between")))
+    assert result.explanation == ("two locks without an update between",)
+    assert check_wire(history()).verdict is Verdict.UNKNOWN
+
+
+EXCLUSIVE = {"linearizability_counter", "linearizability_list", "single_activation", "stale_turns", "fence_monotonic"}
+
+
+@pytest.mark.parametrize("policy", ["exclusive", "eventual"])
+def test_every_checker_that_applies_has_to_see_something(policy: str) -> None:
+    """A run in which nothing happened is unknown to each of them: nothing passes by looking at nothing."""
+    settings: dict[str, Any] = {
+        "policy": policy,
+        "workloads": ["actors", "members", "lookups", "sidecars"],
+        "replicas": 3,
+        "election_ms": 3000,
+        "namespaces": {
+            "actors": {"policy": policy, "tick_ms": 1, "failure_timeout_ms": 1, "drain_ms": 1, "margin_ms": 1},
+            "sidecars": {"policy": "barrier", "disseminate_timeout_ms": 1, "coalesce_ms": 0},
+        },
+    }
+    table = note("table", namespace="sidecars", host="x", incarnation=1, version=1, digest="d")
+    notes = (note("healed"), note("settled", hosts=[], actors=[]), table)
+    found = {result.checker: result.verdict for result in judge(history(*notes, **settings))}
+    assert (found.keys() >= EXCLUSIVE) is (policy == "exclusive")
+    assert ("duplicate_window" in found) is (policy == "eventual")
+    assert found.keys() >= {"exactly_one", "acknowledged_once", "availability", "convergence_sidecars", "rounds"}
+    passed = {checker for checker, verdict in found.items() if verdict is Verdict.VALID}
+    assert passed == {"logs", "tables_sidecars"}, "no line with an error, and one table"
