@@ -170,6 +170,10 @@ class LoneHost:
         """See `Tables`."""
         return self.machine.view
 
+    @property
+    def trouble(self) -> str:
+        return ""
+
     async def changed(self, timeout_s: float) -> None:
         """See `Tables`."""
         woken = asyncio.Event()

@@ -56,11 +56,18 @@ def _slots(first: int, count: int) -> range:
 
 
 def session_of(
-    name: str, cluster: list[str], *, namespace: str = "carts", policy: Policy = Policy.EXCLUSIVE
+    name: str,
+    cluster: list[str],
+    *,
+    namespace: str = "carts",
+    policy: Policy = Policy.EXCLUSIVE,
+    store_id: str = "",
 ) -> tuple[Session, RecordingSlots]:
     """A host with two actor types and nothing behind it."""
     slots = RecordingSlots()
     record = NativeHostRecord(name, f"{name}:7301", ("Cart", "Lamp"), process="-")
-    session = Session(cluster=cluster, namespace=namespace, policy=policy, record=record, slots=slots)
+    session = Session(
+        cluster=cluster, namespace=namespace, policy=policy, record=record, slots=slots, store_id=store_id
+    )
     slots.session = session
     return session, slots

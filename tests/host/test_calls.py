@@ -12,13 +12,14 @@ from typing import ClassVar
 import pytest
 from attrs import evolve
 
-from callboard.core.slot_records import HandoffSettings
+from callboard.core.slot_records import HandoffSettings, slot_of
 from callboard.host import (
     Actor,
     ActorFailedError,
     ActorKey,
     BadCallError,
     CallSettings,
+    Client,
     DeactivationReason,
     Host,
     HostRefusedError,
@@ -178,6 +179,38 @@ async def test_a_router_calls_without_hosting(replica: Replica) -> None:
             assert await router.client.actor(Cart, "alice").add("sku") == 2
             with pytest.raises(NotServedError, match="nobody hosts actor type Nobody"):
                 await router.client.call("Nobody", "a", "m", b"", timeout_ms=100)
+            assert router.watched is not None
+            assert router.watched.leader_known
+            assert router.watched.applied_index > 0
+        async with Router(cluster=f"127.0.0.1:{replica.grpc_port}", namespace="nowhere") as router:
+            await until(lambda: "nowhere" in router.trouble, "it is told why")
+            with pytest.raises(NotServedError, match=r"namespace nowhere yet: .*: NOT_FOUND: no namespace"):
+                await router.client.actor(Cart, "alice", timeout_ms=100).add("sku")
+
+
+def owner_name(client: Client, cart: str) -> str:
+    entry = client.owner("Cart", cart)
+    return "" if entry is None else entry.name
+
+
+async def test_an_answer_heals_an_older_table_at_once(replica: Replica) -> None:
+    """The table of this router stays what it was; the answers of hosts lead it to the owner all the same."""
+    store = MemoryStore()
+    cluster = f"127.0.0.1:{replica.grpc_port}"
+    async with host_of(replica, "h1", store), Router(cluster=cluster, calls=SETTINGS.calls) as router:
+        assert await router.client.actor(Cart, "alice").add("sku") == 1
+        assert router._watching is not None
+        router._watching.cancel()
+        async with host_of(replica, "h2", store) as two:
+            await until(lambda: two.view is not None and len(two.view.hosts) == 2, "both are in the table")
+            moved = [f"c{n}" for n in range(40) if owner_name(two.client, f"c{n}") == "h2"]
+            assert moved
+            assert [await router.client.actor(Cart, name).add("sku") for name in moved] == [1] * len(moved)
+            assert {owner_name(router.client, name) for name in moved} == {"h1"}
+            slots = {slot_of("Cart", name, 5) for name in moved}
+            assert router.client.figures.healed == len(slots), "once for each slot, not for each call"
+            assert [await router.client.actor(Cart, name).add("sku") for name in moved] == [2] * len(moved)
+            assert router.client.figures.healed == len(slots)
 
 
 async def test_a_zombie_is_stopped_at_the_store(replica: Replica, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ async def test_a_host_joins_only_under_its_own_name(
 
 
 async def test_only_hosts_of_the_namespace_may_call(replica: Replica, authority: Authority, tmp_path: Path) -> None:
-    async with host_of(replica, "h1", files(authority, tmp_path / "h1", *identity("h1"))):
+    tls = evolve(files(authority, tmp_path / "h1", *identity("h1")), trust_domain="example.org")
+    async with host_of(replica, "h1", tls):
         friend = files(authority, tmp_path / "friend", *identity("router"))
         cluster = f"127.0.0.1:{replica.grpc_port}"
         async with Router(cluster=cluster, credentials=friend.channel()) as router:
@@ -115,6 +116,14 @@ async def test_only_hosts_of_the_namespace_may_call(replica: Replica, authority:
             await router.client.close()
             with pytest.raises(BadCallError, match=r"ns/elsewhere/router, not of a host of namespace default"):
                 await router.client.actor(Lamp, "a").where()
+            for domain, path in (("example.org/ns/elsewhere", "router/ns/default/x"), ("other.org/ns/default", "r")):
+                crafted = files(
+                    authority, tmp_path / domain.replace("/", "-"), f"spiffe://{domain}/{path}", "127.0.0.1"
+                )
+                router.client.credentials = crafted.channel()
+                await router.client.close()
+                with pytest.raises(BadCallError, match=f"the certificate is of spiffe://{domain}"):
+                    await router.client.actor(Lamp, "a").where()
             router.client.credentials = None
             await router.client.close()
             with pytest.raises(NotServedError):

@@ -69,6 +69,10 @@ async def test_times_are_given_and_checked_with_their_arithmetic(replica: Replic
     refused = await callboard(replica, "namespace", "create", "n", "--lease=2s", "--drain=1s", "--margin=500ms")
     assert refused.exit_code == 1
     assert "lease 2000 ms is not above drain 1000 + margin 500 + 2 x tick 500 = 2500 ms" in refused.output
+    isolated = ("namespace", "create", "n", "--policy=eventual", "--max-isolation=3s")
+    refused = await callboard(replica, *isolated)
+    assert refused.exit_code == 1
+    assert "max isolation 3000 ms is not above drain 1500 + margin 500 + 2 x tick 500 = 3000 ms" in refused.output
     await done(replica, "namespace", "create", "n", "--lease=4s", "--failure-timeout=5s", "--slot-bits=6")
     namespace = replica.state.native["n"]
     assert (namespace.settings.lease_ms, namespace.settings.failure_timeout_ms, namespace.slots) == (4000, 5000, 64)

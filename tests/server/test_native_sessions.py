@@ -20,6 +20,8 @@ from callboard.core.versions import Policy
 from callboard.host.session import HostRefusedError, Session
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
+from callboard.server import native_runner
+from callboard.server.native_runner import NativeRunner
 from callboard.server.replica import Replica
 from callboard.server.settings import NativeSettings
 from tests.host.slots import RecordingSlots, session_of
@@ -50,12 +52,17 @@ class Hosts:
         self.replica = replica
         self.stack = AsyncExitStack()
 
-    async def join(self, name: str, policy: Policy = Policy.EXCLUSIVE) -> tuple[Session, RecordingSlots]:
-        session, slots = session_of(name, [f"127.0.0.1:{self.replica.grpc_port}"], policy=policy)
+    async def join(
+        self, name: str, policy: Policy = Policy.EXCLUSIVE, store_id: str = ""
+    ) -> tuple[Session, RecordingSlots]:
+        session, slots = session_of(name, [f"127.0.0.1:{self.replica.grpc_port}"], policy=policy, store_id=store_id)
         self.stack.push_async_callback(session.stop)
         async with asyncio.timeout(20):
             await session.start()
         return session, slots
+
+    def runner(self) -> NativeRunner:
+        return self.replica.native_runners()["carts"]
 
 
 async def test_slots_are_granted_handed_over_and_come_back(hosts: Hosts) -> None:
@@ -112,6 +119,42 @@ async def test_two_policies_do_not_meet(hosts: Hosts) -> None:
         await hosts.join("h2", Policy.EVENTUAL)
 
 
+@pytest.mark.parametrize("policy", [Policy.EXCLUSIVE, Policy.EVENTUAL])
+async def test_the_first_hello_creates_a_namespace_with_what_is_configured(policy: Policy) -> None:
+    native = NativeSettings(policy=policy, slot_bits=5, handoff=QUICK)
+    async with serving(evolve(memory_settings(), native=native)) as replica:
+        hosts = Hosts(replica)
+        async with hosts.stack:
+            other = Policy.EVENTUAL if policy is Policy.EXCLUSIVE else Policy.EXCLUSIVE
+            with pytest.raises(HostRefusedError, match=f"speaks policy {other}, but namespace carts has .* {policy}"):
+                await hosts.join("h1", other)
+            created = replica.state.native["carts"]
+            assert (created.policy, created.slot_bits, created.settings) == (policy, 5, QUICK)
+            _, slots = await hosts.join("h1", policy)
+            await until(lambda: len(slots.serving) == 64, "it serves two types of 32 slots")
+
+
+async def test_a_member_that_is_not_connected_still_keeps_other_stores_out(hosts: Hosts) -> None:
+    first, slots = await hosts.join("h1", store_id="file-a")
+    await until(lambda: len(slots.serving) == SLOTS, "it serves")
+    await first.stop()
+    await until(lambda: hosts.runner().stream_count() == 0, "its stream is gone")
+    assert "h1" in hosts.replica.state.native["carts"].members
+    with pytest.raises(HostRefusedError, match="h2 keeps state in store file-b, but host h1 in store file-a"):
+        await hosts.join("h2", store_id="file-b")
+    await until(lambda: not hosts.replica.state.native["carts"].members, "it is removed")
+    await hosts.join("h2", store_id="file-b")
+
+
+async def test_tables_that_are_too_large_are_not_sent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_runner, "TABLE_BYTES_MAX", 10)
+    session, slots = await hosts.join("h1")
+    await until(lambda: session.streams_ended > 0, "its stream ends")
+    assert not slots.serving
+    monkeypatch.undo()
+    await until(lambda: len(slots.serving) == SLOTS, "it serves after all")
+
+
 async def test_native_hosts_and_sidecars_do_not_meet(replica: Replica) -> None:
     report = report_of("10.0.0.1:50002", "Cart")
     async with sidecar(replica.grpc_port, report) as hand:
@@ -151,7 +194,7 @@ async def test_watches_and_lookups(hosts: Hosts) -> None:
             "/callboard.host.v1.Placement/Watch",
             request_serializer=host_pb2.WatchRequest.SerializeToString,
             response_deserializer=host_pb2.WatchUpdate.FromString,
-        )(host_pb2.WatchRequest(namespace="carts"))
+        )(host_pb2.WatchRequest(namespace="carts", protocol_version=convert.PROTOCOL_VERSION))
         lookup = channel.unary_unary(
             "/callboard.host.v1.Placement/Lookup",
             request_serializer=host_pb2.LookupRequest.SerializeToString,
@@ -173,6 +216,46 @@ async def test_watches_and_lookups(hosts: Hosts) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="no namespace nowhere"):
             await lookup(host_pb2.LookupRequest(namespace="nowhere"))
         watch.cancel()
+
+
+async def test_a_watch_says_how_old_it_may_be_and_versions_shake_hands(hosts: Hosts) -> None:
+    await hosts.join("h1")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{hosts.replica.grpc_port}") as channel:
+        watch: grpc.aio.UnaryStreamMultiCallable[Any, Any] = channel.unary_stream(
+            "/callboard.host.v1.Placement/Watch",
+            request_serializer=host_pb2.WatchRequest.SerializeToString,
+            response_deserializer=host_pb2.WatchUpdate.FromString,
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="protocol_version 9 is not known; this replica knows 1"):
+            await watch(host_pb2.WatchRequest(namespace="carts", protocol_version=9)).read()
+        update = await watch(host_pb2.WatchRequest(namespace="carts", protocol_version=1)).read()
+        assert isinstance(update, host_pb2.WatchUpdate)
+        assert update.leader_known
+        assert update.policy == "exclusive"
+        assert 0 < update.applied_index <= hosts.replica.state.applied_index
+
+
+async def test_what_newer_peers_add_is_not_minded(replica: Replica) -> None:
+    """Fields that this release does not know, in a hello and in a message that it does not know at all."""
+    hello = host_pb2.Hello(
+        protocol_version=1, connection=1, policy="exclusive", namespace="n", name="h", address="h:1", process="p",
+        actor_types=["Cart"], weight=100,
+    )  # fmt: skip
+    unknown = b"\xfa\x7f\x03new"  # field 2047, three bytes
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{replica.grpc_port}") as channel:
+        call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream(
+            "/callboard.host.v1.Placement/Session", response_deserializer=host_pb2.ServerMessage.FromString
+        )()
+        newer = host_pb2.Hello.FromString(hello.SerializeToString() + unknown)
+        await call.write(host_pb2.HostMessage(hello=newer).SerializeToString() + unknown)
+        await call.write(unknown)
+        async with asyncio.timeout(20):
+            welcome, table = await call.read(), await call.read()
+        assert isinstance(welcome, host_pb2.ServerMessage)
+        assert isinstance(table, host_pb2.ServerMessage)
+        assert welcome.welcome.incarnation > 0
+        assert table.table.to_version > 0
+        call.cancel()
 
 
 @pytest.mark.parametrize(

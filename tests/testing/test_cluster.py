@@ -206,6 +206,21 @@ async def test_eventual_namespaces_have_no_fences() -> None:
         assert await cluster.run(cart.add()) == 2
 
 
+async def test_an_isolated_host_of_policy_eventual_stops_in_the_end_if_it_is_told_to() -> None:
+    times = HandoffSettings(max_isolation_ms=20_000)
+    async with ActorTestCluster(actors=[Cart], hosts=2, policy=Policy.EVENTUAL, handoff=times) as cluster:
+        await cluster.client.actor(Cart, "alice").add()
+        old = cluster.hosts[cluster.owner(Cart, "alice")]
+        await cluster.isolate(old.name)
+        await cluster.advance(times.failure_timeout_ms + times.tick_ms)
+        assert cluster.owner(Cart, "alice") != old.name
+        assert old.runtime.activation_count() == 1, "it goes on serving whoever is cut off with it"
+        await cluster.advance(times.max_isolation_ms)
+        assert old.runtime.activation_count() == 0
+        assert old.runtime.figures.deactivations == {"lease": 1}
+        await cluster.rejoin(old.name)
+
+
 async def course() -> list[object]:
     """A test with everything in it; what happened, with times."""
     seen: list[object] = []
@@ -238,6 +253,8 @@ async def test_mistakes_are_named() -> None:
         ActorTestCluster(actors=[Cart], slot_bits=40)
     with pytest.raises(ValueError, match="lease 10 ms is not above"):
         ActorTestCluster(actors=[Cart], handoff=HandoffSettings(lease_ms=10))
+    with pytest.raises(ValueError, match="max isolation 10 ms is not above"):
+        ActorTestCluster(actors=[Cart], policy=Policy.EVENTUAL, handoff=HandoffSettings(max_isolation_ms=10))
     async with ActorTestCluster(actors=[Cart], calls=CallSettings(timeout_ms=100)) as cluster:
         with pytest.raises(LookupError, match="there is no host 'host-9'; there are host-1"):
             await cluster.kill("host-9")

@@ -82,9 +82,10 @@ def native_settings(context: click.Context, flags: dict[str, Any]) -> NativeSett
         failure_timeout_ms=flags["failure_timeout_ms"],
         max_isolation_ms=flags["max_isolation_ms"],
     )
-    problem = handoff.problem(policy)
+    problem = handoff.creation_problem(policy)
     if problem is not None:
-        raise click.UsageError(f"--lease, --drain, --margin, --tick and --failure-timeout do not fit: {problem}")
+        flags_named = "--lease, --drain, --margin, --tick, --failure-timeout and --max-isolation"
+        raise click.UsageError(f"{flags_named} do not fit: {problem}")
     return NativeSettings(
         policy=policy,
         slot_bits=flags["slot_bits"],

@@ -49,10 +49,12 @@ def deadlines(policy: Policy, settings: HandoffSettings, base_ms: int | None) ->
 def renew_every_ms(policy: Policy, settings: HandoffSettings) -> int:
     """How often a host renews if nothing changes: so that one renewal may get lost without harm, and not more often
     than the leader answers."""
+    limit_ms = settings.lease_ms if policy is Policy.EXCLUSIVE else settings.max_isolation_ms
+    admits_ms = limit_ms - settings.drain_ms - settings.margin_ms
     if policy is Policy.EXCLUSIVE:
-        serving_ms = settings.lease_ms - settings.drain_ms - settings.margin_ms
+        serving_ms = admits_ms
     else:
-        serving_ms = min(settings.failure_timeout_ms, settings.max_isolation_ms or settings.failure_timeout_ms)
+        serving_ms = min(settings.failure_timeout_ms, admits_ms if limit_ms else settings.failure_timeout_ms)
     return max(1, min(max(settings.tick_ms, serving_ms // 3), serving_ms - settings.tick_ms))
 
 

@@ -164,6 +164,22 @@ class HandoffSettings:
         fast, slow = PARTS_PER_MILLION + self.rate_error_ppm, PARTS_PER_MILLION - self.rate_error_ppm
         return -(-self.lease_ms * fast // slow) + 1
 
+    def creation_problem(self, policy: Policy) -> str | None:
+        """Why no namespace should be created with these times, with the arithmetic, or None.
+
+        To be asked before a command is proposed: what apply itself refuses is `problem`, the same at a feature level
+        for ever.
+        """
+        if policy is Policy.EVENTUAL and self.max_isolation_ms:
+            needed = self.drain_ms + self.margin_ms + 2 * self.tick_ms
+            if self.max_isolation_ms <= needed:
+                return (
+                    f"max isolation {self.max_isolation_ms} ms is not above drain {self.drain_ms} + margin "
+                    f"{self.margin_ms} + 2 x tick {self.tick_ms} = {needed} ms: hosts would stop admitting between two "
+                    "heartbeats"
+                )
+        return self.problem(policy)
+
     def problem(self, policy: Policy = Policy.EXCLUSIVE) -> str | None:
         """Why these times cannot work together, with the arithmetic, or None."""
         if policy is not Policy.EXCLUSIVE:

@@ -10,7 +10,7 @@ async with Host(listen="127.0.0.1:7301", cluster="127.0.0.1:50005", actors=[Cart
 
 from callboard.core.versions import Policy
 from callboard.host.actors import Actor, ActorContext, DeactivationReason, method
-from callboard.host.app import Host, HostSettings, HostTls, Router
+from callboard.host.app import Host, HostSettings, HostTls, Router, Watched
 from callboard.host.client import CallSettings, Client
 from callboard.host.errors import (
     ActorFailedError,
@@ -68,5 +68,6 @@ __all__ = [
     "StoreUnavailableError",
     "Stored",
     "VersionConflictError",
+    "Watched",
     "method",
 ]

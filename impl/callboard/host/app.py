@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError
 
 from callboard import trace_file
 from callboard.core.native_host_records import CancelTurns, Ended, Granted, StopAdmitting, Stopped, TableInstalled
+from callboard.core.sidecar_protocol import SpiffeIdentity, parse_spiffe_id
 from callboard.core.slot_records import WEIGHT_DEFAULT, NativeHostRecord
-from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch
+from callboard.core.table_delta import DeltaError, HostEntry, TableDelta, TableView, empty_view, patch
 from callboard.core.versions import Policy
 from callboard.host.actors import Actor, ActorType
 from callboard.host.client import (
@@ -29,7 +30,7 @@ from callboard.host.client import (
     failure_message,
 )
 from callboard.host.clock import SystemClock, now_ms
-from callboard.host.errors import CallError, NotServedError
+from callboard.host.errors import CallError, NotOwnerError, NotServedError
 from callboard.host.logs import library_logger
 from callboard.host.runtime import Runtime, RuntimeLimits
 from callboard.host.session import Session
@@ -47,11 +48,15 @@ WATCH_SILENCE_S = 20.0
 
 @frozen
 class HostTls:
-    """PEM files of a host. Its certificate names it as spiffe://DOMAIN/ns/NAMESPACE/HOST, and its address."""
+    """PEM files of a host. Its certificate names it as spiffe://DOMAIN/ns/NAMESPACE/HOST, and its address.
+
+    `trust_domain`: if given, callers of other domains are refused, as replicas do with `--trust-domain`.
+    """
 
     ca: Path
     certificate: Path
     key: Path
+    trust_domain: str | None = None
 
     def channel(self) -> grpc.ChannelCredentials:
         """To call replicas and other hosts."""
@@ -252,6 +257,11 @@ class Host:
         """The newest table."""
         return self._session.machine.view if self._session is not None else None
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no table."""
+        return "" if self.view is not None else "this host has not joined yet"
+
     async def changed(self, timeout_s: float) -> None:
         """Until another table is installed, or the time is over."""
         await self._changes.wait(timeout_s)
@@ -315,8 +325,15 @@ class Host:
                 chain=chain_of(request),
             )
         except CallError as error:
+            if isinstance(error, NotOwnerError):
+                error.owner = self._successor(request.actor_type, request.actor_id)
             return actors_pb2.InvokeReply(failure=failure_message(error)).SerializeToString()
         return actors_pb2.InvokeReply(result=result).SerializeToString()
+
+    def _successor(self, actor_type: str, actor_id: str) -> HostEntry | None:
+        """Who has the actor by our table, unless that is us (who are just letting go of it)."""
+        owner = self.client.owner(actor_type, actor_id)
+        return None if owner is None or owner.incarnation == self.session.machine.incarnation else owner
 
     def _stranger(self, request: actors_pb2.InvokeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> str:
         """Why the caller may not call, or nothing."""
@@ -325,9 +342,28 @@ class Host:
         if self._tls is None:
             return ""
         names = [name.decode("utf-8", "replace") for name in context.auth_context().get("peer_spiffe_id", ())]
-        if any(f"/ns/{self.namespace}/" in name for name in names):
+        identities = [identity for name in names if (identity := parse_spiffe_id(name)) is not None]
+        if any(identity.namespace == self.namespace and self._trusts(identity) for identity in identities):
             return ""
         return f"the certificate is of {', '.join(names) or 'nobody'}, not of a host of namespace {self.namespace}"
+
+    def _trusts(self, identity: SpiffeIdentity) -> bool:
+        return self._tls is None or self._tls.trust_domain in {None, identity.trust_domain}
+
+
+@frozen
+class Watched:
+    """What the replica whose tables a router watches last said: how old they may be.
+
+    `applied_index`: of its log. `leader_known`: False if it has lost its leader, so that its tables may be older than
+    others'; the router goes on to another replica. `heard_ms`: when it spoke last, on the clock of leases; it speaks
+    every few seconds.
+    """
+
+    replica: str
+    applied_index: int
+    leader_known: bool
+    heard_ms: int
 
 
 class Router:
@@ -347,6 +383,10 @@ class Router:
         self._changes = Changes()
         self._view: TableView | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.watched: Watched | None = None
+        """None before the first word of any replica."""
+        self.trouble = "no replica has answered"
+        """Why the last watch ended."""
         self.client = Client(namespace, self, now_ms, calls or CallSettings(), credentials)
 
     async def __aenter__(self) -> Self:
@@ -369,18 +409,29 @@ class Router:
         await self._changes.wait(timeout_s)
 
     async def _watch(self) -> None:
-        attempt = 0
+        attempt = failures = 0
         while True:
             address = self._cluster[attempt % len(self._cluster)]
             attempt += 1
+            heard = self.watched
             try:
                 await self._watch_at(address)
-            except (grpc.aio.AioRpcError, DeltaError, ValueError, TimeoutError) as error:
-                log.debug("a watch ended", replica=address, reason=str(error))
-            await asyncio.sleep(min(0.05 * attempt, 1.0))
+                self.trouble = f"{address} has lost its leader"
+            except grpc.aio.AioRpcError as error:
+                self.trouble = f"{address}: {error.code().name}: {error.details()}"
+            except (DeltaError, ValueError, TimeoutError) as error:
+                self.trouble = f"{address}: {error or 'silent'}"
+            log.debug("a watch ended", namespace=self.namespace, reason=self.trouble)
+            spoke = self.watched is not None and self.watched is not heard and self.watched.leader_known
+            failures = 0 if spoke else failures + 1
+            await asyncio.sleep(min(0.05 * 2**failures, 1.0))
 
     async def _watch_at(self, address: str) -> None:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        """Follow one replica for as long as it knows a leader."""
+        options = [
+            ("grpc.max_receive_message_length", convert.MESSAGE_BYTES_MAX),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         channel = (
             grpc.aio.insecure_channel(address, options)
             if self._credentials is None
@@ -406,6 +457,9 @@ class Router:
                     return
                 if update.HasField("table"):
                     self._install(convert.delta_record(update.table))
+                self.watched = Watched(address, update.applied_index, update.leader_known, now_ms())
+                if not update.leader_known:
+                    return
 
     def _install(self, delta: TableDelta) -> None:
         self._view = patch(self._view if self._view is not None else empty_view(delta.slot_bits), delta)

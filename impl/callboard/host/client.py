@@ -28,6 +28,7 @@ from callboard.protos.generated import actors_pb2
 
 INVOKE = "/callboard.actors.v1.Actors/Invoke"
 MESSAGE_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * 1024
+HINTS_MAX = 10_000
 NEVER_CONNECTED = "failed to connect to all addresses"
 """What gRPC says when the request surely did not leave."""
 
@@ -42,6 +43,10 @@ class Tables(Protocol):
     @property
     def view(self) -> TableView | None:
         """The newest table; None before the first."""
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no table, as far as it is known."""
 
     async def changed(self, timeout_s: float) -> None:
         """Until another table is installed, or the time is over."""
@@ -63,13 +68,21 @@ class CallSettings:
 
 @define
 class CallFigures:
-    """Counts of one client since its start."""
+    """Counts of one client since its start. `healed`: calls that went where a NOT_OWNER answer sent them, because the
+    table here was older."""
 
     local: int = 0
     remote: int = 0
     retried: int = 0
     healed: int = 0
-    """Calls that a NOT_OWNER answer sent to the right host."""
+
+
+@frozen
+class _Hint:
+    """Where a slot is by a table of `version`, newer than ours."""
+
+    owner: HostEntry
+    version: int
 
 
 @define(eq=False)
@@ -89,6 +102,7 @@ class Client:
     _gone: dict[HostEntry, asyncio.TimerHandle] = field(factory=dict)
     _closing: set[asyncio.Task[None]] = field(factory=set)
     _types: dict[type[Actor], ActorType] = field(factory=dict)
+    _hints: dict[tuple[str, int], _Hint] = field(factory=dict)
 
     def actor(self, actor_class: type[A], actor_id: str, *, timeout_ms: int | None = None) -> A:
         """A reference to one actor, to be used like the actor itself: its methods are calls.
@@ -122,10 +136,10 @@ class Client:
         """
         chain = current_chain.get()
         deadline_ms = self.clock() + (self.settings.timeout_ms if timeout_ms is None else timeout_ms)
-        pause_ms, last = self.settings.pause_ms, NotServedError(f"nobody hosts actor type {actor_type}")
+        pause_ms, last = self.settings.pause_ms, NotServedError("")
         while True:
             view = self.tables.view
-            owner = self.owner(actor_type, actor_id)
+            owner = self._hinted(actor_type, actor_id) or self.owner(actor_type, actor_id)
             try:
                 if owner is not None:
                     return await self._attempt(
@@ -140,15 +154,44 @@ class Client:
             except (NotOwnerError, NotServedError) as error:
                 last = NotServedError(str(error))
                 self.figures.retried += 1
-                if isinstance(error, NotOwnerError) and view is not None and error.version > view.version:
-                    self.figures.healed += 1
-                    pause_ms = self.settings.pause_ms
+                if isinstance(error, NotOwnerError) and self._heeds(error, owner, actor_type, actor_id):
+                    continue
             left_ms = deadline_ms - self.clock()
             if left_ms <= 0:
-                raise last
+                raise last if str(last) else self._nobody(actor_type)
             if self.tables.view is view:
                 await self.tables.changed(min(pause_ms, left_ms) / 1000)
             pause_ms = min(2 * pause_ms, self.settings.pause_max_ms)
+
+    def _nobody(self, actor_type: str) -> NotServedError:
+        if self.tables.view is None:
+            return NotServedError(f"no table of namespace {self.namespace} yet: {self.tables.trouble}")
+        return NotServedError(f"nobody hosts actor type {actor_type}")
+
+    def _hinted(self, actor_type: str, actor_id: str) -> HostEntry | None:
+        """Who has the actor by a newer table than ours, if a host told us."""
+        view = self.tables.view
+        if not self._hints or view is None:
+            return None
+        hint = self._hints.get((actor_type, slot_of(actor_type, actor_id, view.slot_bits)))
+        return None if hint is None or hint.version <= view.version else hint.owner
+
+    def _heeds(self, error: NotOwnerError, asked: HostEntry | None, actor_type: str, actor_id: str) -> bool:
+        """Whether the answer names another owner, by a table newer than what we know of the slot: go there at once."""
+        view = self.tables.view
+        if error.owner is None or view is None or error.version <= view.version:
+            return False
+        if asked is not None and asked.incarnation == error.owner.incarnation:
+            return False
+        key = (actor_type, slot_of(actor_type, actor_id, view.slot_bits))
+        known = self._hints.get(key)
+        if known is not None and error.version <= known.version:
+            return False
+        if len(self._hints) >= HINTS_MAX:
+            self._hints.clear()
+        self._hints[key] = _Hint(error.owner, error.version)
+        self.figures.healed += 1
+        return True
 
     async def _attempt(
         self,
@@ -210,8 +253,10 @@ class Client:
         A host that leaves in order has sent its answers by then; one that was given up may be frozen, and its callers
         would wait for their deadline.
         """
-        stay, addresses = set(view.hosts.values()), {entry.address for entry in view.hosts.values()}
-        for owner in self._outstanding.keys() - stay - self._gone.keys():
+        self._hints = {key: hint for key, hint in self._hints.items() if hint.version > view.version}
+        here = [*view.hosts.values(), *(hint.owner for hint in self._hints.values())]
+        stay, addresses = {entry.incarnation for entry in here}, {entry.address for entry in here}
+        for owner in [each for each in self._outstanding if each.incarnation not in stay and each not in self._gone]:
             timer = asyncio.get_running_loop().call_later(self.settings.gone_ms / 1000, self._give_up, owner)
             self._gone[owner] = timer
         for address in self._channels.keys() - addresses:
@@ -299,7 +344,8 @@ _ERRORS: dict[int, type[CallError]] = {
 def failure_error(failure: actors_pb2.Failure) -> CallError:
     """The error that a failure on the wire stands for."""
     if failure.kind == actors_pb2.Failure.NOT_OWNER:
-        return NotOwnerError(failure.text, failure.version)
+        owner = HostEntry(failure.owner, failure.owner_name, failure.owner_address) if failure.owner else None
+        return NotOwnerError(failure.text, failure.version, owner)
     if failure.kind == actors_pb2.Failure.ACTOR_FAILED:
         return ActorFailedError(failure.error_type, failure.text)
     return _ERRORS.get(failure.kind, OutcomeUnknownError)(failure.text)
@@ -308,7 +354,11 @@ def failure_error(failure: actors_pb2.Failure) -> CallError:
 def failure_message(error: CallError) -> actors_pb2.Failure:
     """The inverse of `failure_error`."""
     if isinstance(error, NotOwnerError):
-        return actors_pb2.Failure(kind=actors_pb2.Failure.NOT_OWNER, text=str(error), version=error.version)
+        failure = actors_pb2.Failure(kind=actors_pb2.Failure.NOT_OWNER, text=str(error), version=error.version)
+        if error.owner is not None:
+            failure.owner, failure.owner_name = error.owner.incarnation, error.owner.name
+            failure.owner_address = error.owner.address
+        return failure
     if isinstance(error, ActorFailedError):
         kind = actors_pb2.Failure.ACTOR_FAILED
         return actors_pb2.Failure(kind=kind, text=error.text, error_type=error.error_type)

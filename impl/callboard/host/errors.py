@@ -6,6 +6,8 @@ call's deadline. Of any other failure the method may have run, may still run, or
 
 from __future__ import annotations
 
+from callboard.core.table_delta import HostEntry
+
 
 class CallError(Exception):
     """A call did not return a result. `definite`: the method surely did not run."""
@@ -20,13 +22,15 @@ class NotServedError(CallError):
 
 
 class NotOwnerError(CallError):
-    """The host that was asked does not serve the actor. `version` is of its table: the caller's is older, or newer."""
+    """The host that was asked does not serve the actor. `version` is of its table: the caller's is older, or newer.
+    `owner`: who has the actor by that table, if the host said so."""
 
     definite = True
 
-    def __init__(self, text: str, version: int) -> None:
+    def __init__(self, text: str, version: int, owner: HostEntry | None = None) -> None:
         super().__init__(text)
         self.version = version
+        self.owner = owner
 
 
 class BusyError(CallError):

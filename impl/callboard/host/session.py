@@ -55,8 +55,6 @@ log = library_logger(__name__)
 
 SESSION = "/callboard.host.v1.Placement/Session"
 OUTGOING_MAX = 1024
-MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-"""A snapshot of the largest namespace must fit."""
 
 
 @frozen
@@ -291,7 +289,10 @@ class Session:
         """One stream from opening to end. Returns why it ended, if the replica said so."""
         self._connections += 1
         connection = self._connections
-        options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.max_receive_message_length", convert.MESSAGE_BYTES_MAX),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         channel = (
             grpc.aio.insecure_channel(address, options)
             if self._credentials is None

@@ -26,8 +26,16 @@ from callboard.core.versions import Policy
 from callboard.protos.generated import host_pb2
 
 PROTOCOL_VERSION = 1
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+"""Of one message to a host, a router or a front. Only snapshots come near it."""
 TYPES_MAX = 1_000_000
 """Entries that one column may have; a message is bounded in bytes besides."""
+
+
+def check_protocol_version(number: int) -> None:
+    """The handshake: within a version fields may be added, never changed. Raises ValueError."""
+    if number != PROTOCOL_VERSION:
+        raise ValueError(f"protocol_version {number} is not known; this replica knows {PROTOCOL_VERSION}")
 
 
 def policy_of(text: str) -> Policy:
@@ -61,10 +69,7 @@ def hello_message(hello: Hello, callboard_version: str) -> host_pb2.Hello:
 
 def hello_record(message: host_pb2.Hello, *, by_front: bool = False) -> Hello:
     """From the wire."""
-    if message.protocol_version != PROTOCOL_VERSION:
-        raise ValueError(
-            f"protocol_version {message.protocol_version} is not known; this replica knows {PROTOCOL_VERSION}"
-        )
+    check_protocol_version(message.protocol_version)
     if message.connection < 1:
         raise ValueError(f"connection {message.connection} is not 1 or more")
     host = NativeHostRecord(

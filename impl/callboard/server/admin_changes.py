@@ -98,6 +98,9 @@ class AdminChanges:
             if policy is Policy.BARRIER:
                 return CreateNamespace(request.name, policy)
             settings = settings_of(request.times, self._defaults)
+            problem = settings.creation_problem(policy)
+            if problem is not None:
+                raise ValueError(f"namespace {request.name}: {problem}")
             return CreateNativeNamespace(request.name, policy, request.slot_bits or SLOT_BITS_DEFAULT, settings)
 
         return await self._change(request, context, command)

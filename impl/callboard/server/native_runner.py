@@ -54,8 +54,10 @@ from callboard.server.sidecar_stream import Ending
 
 log = structlog.get_logger(__name__)
 
-TABLE_BYTES_KEPT = 64
+TABLES_KEPT = 64
 """Encoded deltas and snapshots that are kept for further streams."""
+TABLE_BYTES_MAX = convert.MESSAGE_BYTES_MAX
+"""Of one of them: what hosts take."""
 
 
 class Link(Protocol):
@@ -93,8 +95,11 @@ class NativeRunner:
         self._metrics = metrics
         self._on_deposed = on_deposed
         self._links: dict[int, Link] = {}
-        self._stores: dict[int, tuple[str, str]] = {}
-        """Host name and store id of each stream whose host names a store."""
+        self._stores: dict[str, str] = {}
+        """Store id by host name, of hosts that are members or connected."""
+        self._names: dict[int, str] = {}
+        """Host name of each stream."""
+        self._members = namespace.members
         self._exclusive = namespace.policy is Policy.EXCLUSIVE
         self._stream_ids = itertools.count(1)
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -134,17 +139,25 @@ class NativeRunner:
     def _refused_for_store(self, stream_id: int, name: str, store_id: str) -> bool:
         """Fences protect state only if all hosts keep it in one store: another than the connected hosts' is refused."""
         if self._exclusive and store_id:
-            for other, (their_name, theirs) in self._stores.items():
-                if other != stream_id and their_name != name and theirs != store_id:
+            for their_name, theirs in self._stores.items():
+                if their_name != name and theirs != store_id:
                     text = f"host {name} keeps state in store {store_id}, but host {their_name} in store {theirs}"
                     self._links.pop(stream_id).end(Ending("FAILED_PRECONDITION", f"{text}: fences need one store"))
                     return True
-            self._stores[stream_id] = (name, store_id)
+            self._names[stream_id] = name
+            self._stores[name] = store_id
         return False
+
+    def _forget_stores(self) -> None:
+        """Of hosts that are gone. A member's counts also while it is not connected: it may still serve."""
+        for name in self._stores.keys() - self._members.keys() - set(self._names.values()):
+            del self._stores[name]
 
     def disconnected(self, stream_id: int) -> None:
         """A path ended, whoever ended it."""
-        self._stores.pop(stream_id, None)
+        name = self._names.pop(stream_id, None)
+        if name is not None and name not in self._members:
+            self._forget_stores()
         if self._links.pop(stream_id, None) is not None:
             self._dispatch(StreamEnded(stream_id))
 
@@ -152,6 +165,9 @@ class NativeRunner:
 
     def state_changed(self, namespace: NativeNamespace, epoch: int) -> None:
         """The replicated namespace changed."""
+        if namespace.members is not self._members:
+            self._members = namespace.members
+            self._forget_stores()
         self._dispatch(StateChanged(namespace, epoch))
 
     def close(self, code: str, text: str) -> None:
@@ -196,7 +212,7 @@ class NativeRunner:
     def _carry_out(self, effect: LeaderEffect) -> None:
         match effect:
             case SendTable(stream_id, from_version, to_version):
-                self._send(stream_id, self._table(from_version, to_version))
+                self._send_table(stream_id, from_version, to_version)
             case SendWelcome(stream_id, welcome):
                 message = host_pb2.ServerMessage(welcome=convert.welcome_message(welcome, self._replica_id))
                 self._send(stream_id, message.SerializeToString())
@@ -225,6 +241,14 @@ class NativeRunner:
         if link is not None:
             link.send(payload)
 
+    def _send_table(self, stream_id: int, from_version: int, to_version: int) -> None:
+        payload, link = self._table(from_version, to_version), self._links.get(stream_id)
+        if len(payload) <= TABLE_BYTES_MAX:
+            self._send(stream_id, payload)
+        elif link is not None:
+            text = f"tables of namespace {self.name} take {len(payload)} bytes; the limit is {TABLE_BYTES_MAX}"
+            link.end(Ending("RESOURCE_EXHAUSTED", text))
+
     def _table(self, from_version: int, to_version: int) -> bytes:
         """Encoded once for all streams."""
         key = (from_version, to_version)
@@ -234,7 +258,11 @@ class NativeRunner:
             payload = _encoded(table=message)
             self._tables[key] = payload
             self._metrics.delta_bytes.labels(self.name, "delta" if from_version else "snapshot").set(len(payload))
-            while len(self._tables) > TABLE_BYTES_KEPT:
+            if len(payload) > TABLE_BYTES_MAX:
+                log.error(
+                    "tables are too large to be sent: use fewer slot bits", namespace=self.name, bytes=len(payload)
+                )
+            while len(self._tables) > TABLES_KEPT:
                 self._tables.popitem(last=False)
         return payload
 

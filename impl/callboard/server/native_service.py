@@ -189,11 +189,12 @@ class NativeService:
         if address is None:
             return Ending("FAILED_PRECONDITION", f"the address of the leader {leader} is not known: set --replicas")
         if address not in self._channels:
+            options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", convert.MESSAGE_BYTES_MAX)]
             if self._tls is None:
-                self._channels[address] = grpc.aio.insecure_channel(address)
+                self._channels[address] = grpc.aio.insecure_channel(address, options)
             else:
                 credentials = channel_credentials(self._tls)
-                options = [("grpc.ssl_target_name_override", leader)]
+                options.append(("grpc.ssl_target_name_override", leader))
                 self._channels[address] = grpc.aio.secure_channel(address, credentials, options)
         return RelayedWay(self._channels[address])
 
@@ -253,6 +254,10 @@ class NativeService:
 
     async def watch(self, request: host_pb2.WatchRequest, context: Context) -> None:
         """Tables, from what this replica has applied."""
+        try:
+            convert.check_protocol_version(request.protocol_version)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         namespace = await self._namespace(request.namespace, context)
         if self._watch_count >= self._settings.streams_max:
             text = f"this replica holds {self._watch_count} watches, the most allowed"

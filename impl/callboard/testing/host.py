@@ -66,6 +66,11 @@ class TestTables:
         """See `Tables`."""
         return self._view()
 
+    @property
+    def trouble(self) -> str:
+        """See `Tables`."""
+        return "" if self.view is not None else "the host has not joined yet"
+
     async def changed(self, timeout_s: float) -> None:
         """See `Tables`."""
         event = self._event

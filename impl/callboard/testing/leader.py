@@ -115,6 +115,9 @@ class TestLeader:
         self._streams: dict[int, Stream] = {}
         self._last_stream = 0
         self._timer: Timer | None = None
+        problem = settings.creation_problem(policy)
+        if problem is not None:
+            raise ValueError(problem)
         first = CreateNativeNamespace(name, policy, slot_bits, settings)
         for command in (TakeOffice("test", "0"), RaiseFeatureLevel(1, NATIVE_LEVEL), first):
             answer = self._apply(command)

@@ -24,6 +24,8 @@ class Lamp(Actor):
 class OneTable:
     """A caller's older table."""
 
+    trouble = ""
+
     def __init__(self, address: str) -> None:
         entry = HostEntry(1, "h1", address, ())
         self.view: TableView | None = make_view(1, 4, {1: entry}, {"Lamp": SlotTable((1,) * 16, (1,) * 16)})

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0c\x61\x63tors.proto\x12\x13\x63\x61llboard.actors.v1\"\xab\x01\n\rInvokeRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nactor_type\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\targuments\x18\x05 \x01(\x0c\x12\x10\n\x08\x63hain_id\x18\x06 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\x12\x0c\n\x04path\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\x04\"[\n\x0bInvokeReply\x12\x10\n\x06result\x18\x01 \x01(\x0cH\x00\x12/\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.callboard.actors.v1.FailureH\x00\x42\t\n\x07outcome\"\xe3\x01\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.callboard.actors.v1.Failure.Kind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nerror_type\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\"t\n\x04Kind\x12\x13\n\x0fUNKNOWN_OUTCOME\x10\x00\x12\r\n\tNOT_OWNER\x10\x01\x12\x0e\n\nNOT_SERVED\x10\x02\x12\x08\n\x04\x42USY\x10\x03\x12\x0c\n\x08\x42\x41\x44_CALL\x10\x04\x12\x0e\n\nREENTRANCY\x10\x05\x12\x10\n\x0c\x41\x43TOR_FAILED\x10\x06\x32X\n\x06\x41\x63tors\x12N\n\x06Invoke\x12\".callboard.actors.v1.InvokeRequest\x1a .callboard.actors.v1.InvokeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0c\x61\x63tors.proto\x12\x13\x63\x61llboard.actors.v1\"\xab\x01\n\rInvokeRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nactor_type\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\targuments\x18\x05 \x01(\x0c\x12\x10\n\x08\x63hain_id\x18\x06 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\x12\x0c\n\x04path\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\x04\"[\n\x0bInvokeReply\x12\x10\n\x06result\x18\x01 \x01(\x0cH\x00\x12/\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.callboard.actors.v1.FailureH\x00\x42\t\n\x07outcome\"\x9d\x02\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.callboard.actors.v1.Failure.Kind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nerror_type\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05owner\x18\x05 \x01(\x04\x12\x12\n\nowner_name\x18\x06 \x01(\t\x12\x15\n\rowner_address\x18\x07 \x01(\t\"t\n\x04Kind\x12\x13\n\x0fUNKNOWN_OUTCOME\x10\x00\x12\r\n\tNOT_OWNER\x10\x01\x12\x0e\n\nNOT_SERVED\x10\x02\x12\x08\n\x04\x42USY\x10\x03\x12\x0c\n\x08\x42\x41\x44_CALL\x10\x04\x12\x0e\n\nREENTRANCY\x10\x05\x12\x10\n\x0c\x41\x43TOR_FAILED\x10\x06\x32X\n\x06\x41\x63tors\x12N\n\x06Invoke\x12\".callboard.actors.v1.InvokeRequest\x1a .callboard.actors.v1.InvokeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVOKEREPLY']._serialized_start=211
   _globals['_INVOKEREPLY']._serialized_end=302
   _globals['_FAILURE']._serialized_start=305
-  _globals['_FAILURE']._serialized_end=532
-  _globals['_FAILURE_KIND']._serialized_start=416
-  _globals['_FAILURE_KIND']._serialized_end=532
-  _globals['_ACTORS']._serialized_start=534
-  _globals['_ACTORS']._serialized_end=622
+  _globals['_FAILURE']._serialized_end=590
+  _globals['_FAILURE_KIND']._serialized_start=474
+  _globals['_FAILURE_KIND']._serialized_end=590
+  _globals['_ACTORS']._serialized_start=592
+  _globals['_ACTORS']._serialized_end=680
 # @@protoc_insertion_point(module_scope)

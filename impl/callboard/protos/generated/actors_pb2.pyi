@@ -131,12 +131,21 @@ class Failure(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ERROR_TYPE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    OWNER_NAME_FIELD_NUMBER: _builtins.int
+    OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     kind: Global___Failure.Kind.ValueType
     text: _builtins.str
     error_type: _builtins.str
     """ACTOR_FAILED: the class of the exception"""
     version: _builtins.int
     """NOT_OWNER: of the host's table"""
+    owner: _builtins.int
+    """NOT_OWNER: who has the actor by that table, if anybody: the caller need not wait for its own to say so.
+    incarnation
+    """
+    owner_name: _builtins.str
+    owner_address: _builtins.str
     def __init__(
         self,
         *,
@@ -144,10 +153,13 @@ class Failure(_message.Message):
         text: _builtins.str = ...,
         error_type: _builtins.str = ...,
         version: _builtins.int = ...,
+        owner: _builtins.int = ...,
+        owner_name: _builtins.str = ...,
+        owner_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "kind", b"kind", "text", b"text", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "kind", b"kind", "owner", b"owner", "owner_address", b"owner_address", "owner_name", b"owner_name", "text", b"text", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
