@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ EXIT_DEADLINE_S = 30.0
 class HostProcess:
     """One host. Dies with the process that started it."""
 
-    def __init__(self, name: str, port: int, cluster: str, directory: Path, *, namespace: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        cluster: str,
+        directory: Path,
+        *,
+        namespace: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.address = f"{HOST}:{port}"
         self.trace_path = directory / f"{name}.jsonl"
@@ -27,6 +36,7 @@ class HostProcess:
         self.store_path = directory / "state.db"
         self.ledger_path = directory / "ledger.db"
         self._arguments = ("--name", name, "--listen", self.address, "--cluster", cluster, "--namespace", namespace)
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -42,7 +52,7 @@ class HostProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=environment | self._environment,
             )
 
     @property

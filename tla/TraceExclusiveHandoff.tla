@@ -53,6 +53,9 @@ TraceInit ==
 -----------------------------------------------------------------------------
 Is(name) == Line.name = name
 
+\* A line may name anybody; only incarnations can act.
+By(name) == Is(name) /\ Line.i \in Incarnations
+
 \* What the replicated state says of the slot after the step.
 ServerIs ==
     /\ version' = Line.v /\ members' = Line.m /\ tombs' = Line.t
@@ -61,46 +64,46 @@ ServerIs ==
 TableIs(i) == table'[i].version = Line.v /\ table'[i].owner[S] = Line.o /\ table'[i].since[S] = Line.n
 
 Server ==
-    \/ Is("Upsert") /\ Upsert(Line.i) /\ ServerIs
-    \/ Is("Remove") /\ Remove(Line.i) /\ ServerIs
+    \/ By("Upsert") /\ Upsert(Line.i) /\ ServerIs
+    \/ By("Remove") /\ Remove(Line.i) /\ ServerIs
     \/ Is("Rebalance") /\ Rebalance /\ ServerIs
     \/ Is("ProposeConfirm") /\ ProposeConfirm(S) /\ since[S] = Line.n
     \/ Is("ApplyConfirm") /\ ApplyConfirm(S) /\ pending'[S] = Line.p
-    \/ Is("Bury") /\ Bury(Line.i) /\ pending'[S] = Line.p
+    \/ By("Bury") /\ Bury(Line.i) /\ pending'[S] = Line.p
     \/ Is("RaiseFence") /\ RaiseFence(S) /\ fence'[S] = Line.f
     \/ Is("TakeOffice") /\ TakeOffice /\ epoch' = Line.e
     \/ Is("RepeatTable") /\ RepeatTable
     \/ Is("RepeatGrants") /\ RepeatGrants
 
 Host ==
-    \/ Is("Start") /\ Start(Line.i) /\ TableIs(Line.i)
-    \/ Is("Install") /\ Install(Line.i) /\ TableIs(Line.i)
-    \/ Is("LearnGone") /\ LearnGone(Line.i)
-    \/ Is("Leave") /\ Leave(Line.i)
-    \/ Is("LetGo") /\ LetGo(Line.i, S)
-    \/ Is("RepeatReports") /\ RepeatReports(Line.i)
-    \/ /\ Is("Accept")
+    \/ By("Start") /\ Start(Line.i) /\ TableIs(Line.i)
+    \/ By("Install") /\ Install(Line.i) /\ TableIs(Line.i)
+    \/ By("LearnGone") /\ LearnGone(Line.i)
+    \/ By("Leave") /\ Leave(Line.i)
+    \/ By("LetGo") /\ LetGo(Line.i, S)
+    \/ By("RepeatReports") /\ RepeatReports(Line.i)
+    \/ /\ By("Accept")
        /\ Accept(Line.i, S)
        /\ right'[Line.i][S] = [live |-> TRUE, since |-> Line.n, fence |-> Line.f]
        /\ heard'[Line.i] = Line.e
-    \/ Is("HearOffice") /\ HearOffice(Line.i) /\ heard'[Line.i] = Line.e
-    \/ Is("SayFarewell") /\ SayFarewell(Line.i)
-    \/ Is("Admit") /\ Admit(Line.i, S) /\ turn'[Line.i][S] = Line.f
-    \/ Is("Effect") /\ turn[Line.i][S] = Line.f /\ Effect(Line.i, S)
-    \/ Is("EndTurn") /\ EndTurn(Line.i, S)
+    \/ By("HearOffice") /\ HearOffice(Line.i) /\ heard'[Line.i] = Line.e
+    \/ By("SayFarewell") /\ SayFarewell(Line.i)
+    \/ By("Admit") /\ Admit(Line.i, S) /\ turn'[Line.i][S] = Line.f
+    \/ By("Effect") /\ turn[Line.i][S] = Line.f /\ Effect(Line.i, S)
+    \/ By("EndTurn") /\ EndTurn(Line.i, S)
 
 Around ==
-    \/ Is("LeaseStarts") /\ LeaseStarts(Line.i)
-    \/ Is("LeaseRunsOut") /\ LeaseRunsOut(Line.i)
-    \/ Is("WaitRunsOut") /\ WaitRunsOut(Line.i)
-    \/ Is("Crash") /\ Crash(Line.i)
-    \/ Is("StoreAccepts") /\ StoreAccepts(S) /\ stored'[S] = Line.f
-    \/ /\ Is("StoreRefuses")
+    \/ By("LeaseStarts") /\ LeaseStarts(Line.i)
+    \/ By("LeaseRunsOut") /\ LeaseRunsOut(Line.i)
+    \/ By("WaitRunsOut") /\ WaitRunsOut(Line.i)
+    \/ By("Crash") /\ Crash(Line.i)
+    \/ By("StoreAccepts") /\ StoreAccepts(S) /\ stored'[S] = Line.f
+    \/ /\ By("StoreRefuses")
        /\ StoreRefuses(S)
        /\ writes' = writes \ {[from |-> Line.i, slot |-> S, fence |-> Line.f]}
-    \/ Is("Lose") /\ Lose /\ msgs' = msgs \ {Grant(S, Line.i, Line.n, Line.f, Line.e)}
+    \/ By("Lose") /\ Lose /\ msgs' = msgs \ {Grant(S, Line.i, Line.n, Line.f, Line.e)}
     \/ Is("LoseTable") /\ Lose /\ msgs' = {m \in msgs : ~(m.kind = "table" /\ m.version = Line.v)}
-    \/ Is("LoseReport") /\ Lose /\ msgs' = msgs \ {Released(Line.i, S, Line.v)}
+    \/ By("LoseReport") /\ Lose /\ msgs' = msgs \ {Released(Line.i, S, Line.v)}
 
 \* What is said must be what may be said: no step of the protocol, only a look at it.
 Said ==

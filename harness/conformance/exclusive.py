@@ -458,7 +458,9 @@ class _Projection:
         """Equal writes on their way are one in the specification."""
         if self._mine(record):
             self.writes.add((who, record["fence"]))
-            self._line("Effect", i=who, f=self._fence(record["fence"]))
+            line = {"name": "Effect", "i": who, "f": self._fence(record["fence"])}
+            if self.lines[-1:] != [line]:
+                self.lines.append(line)
 
     def _host_StoreAccepts(self, record: Record, who: int, _host: _Host) -> None:  # noqa: N802
         """Of equal writes on their way the first to arrive: the others change nothing any more."""

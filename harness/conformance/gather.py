@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import define, field, frozen
 
+from callboard.core.versions import Policy
 from harness.conformance import exclusive, native_source
 from harness.conformance.check import TraceSpec
 from harness.conformance.specs import EXCLUSIVE
@@ -32,11 +33,12 @@ Gather = Callable[[range, int], Gathered]
 
 @frozen
 class Subject:
-    """One specification: how its traces are judged, where walks of it come from, and which of its actions no trace has,
-    with the reason."""
+    """One specification: how its traces are judged, where walks of it come from, what the files of processes say of it
+    (None: nothing), and which of its actions no trace has, with the reason; of which a removed line need not show."""
 
     spec: TraceSpec
     walks: Gather
+    of_records: Callable[[list[Record], str, int], Gathered] | None
     never: Mapping[str, str]
     unseen: Mapping[str, str]
 
@@ -65,10 +67,20 @@ def exclusive_walks(seeds: range, slots: int) -> Gathered:
     return found
 
 
+def exclusive_records(records: list[Record], label: str, slots: int) -> Gathered:
+    """What the processes of one run wrote, whatever its namespaces."""
+    found = Gathered()
+    for record in records:
+        if record["event"] == "CreateNamespace" and record["policy"] == Policy.EXCLUSIVE.value:
+            exclusive_traces(records, record["namespace"], f"{label} {record['namespace']}", slots, found)
+    return found
+
+
 SUBJECTS: dict[str, Subject] = {
     "ExclusiveHandoff": Subject(
         EXCLUSIVE,
         exclusive_walks,
+        exclusive_records,
         never={
             "Lose": "what was said once stays true and may be heard later: a lost copy is one that nobody heard",
             "RepeatTable": "enabled only after Lose: a repeated table is one more copy of what was said",
@@ -77,6 +89,8 @@ SUBJECTS: dict[str, Subject] = {
         },
         unseen={
             "Effect": "an effect more or less changes nothing unless the store hears of it",
+            "SayFarewell": "a last word may never be heard",
+            "Crash": "a process that says nothing more may as well be slow",
             "HearOffice": "the grant that is accepted next tells the same epoch",
             "SaysGranted": "only a look at what may be said",
             "SaysReleased": "only a look at what may be said",

@@ -146,7 +146,7 @@ def write_arrives(network: NativeNetwork, random: Random) -> None:
     assert isinstance(network, TracedNetwork)
     while network.writes and (len(network.writes) > WRITES_MAX or random.random() < 0.4):
         newest = len(network.writes) - 1
-        network.write_arrives(newest if random.random() < 0.7 else random.randrange(newest + 1))
+        network.write_arrives(newest if random.random() < 0.8 else random.randrange(newest + 1))
 
 
 def operate(network: NativeNetwork, random: Random) -> None:
@@ -157,13 +157,19 @@ def operate(network: NativeNetwork, random: Random) -> None:
 
 
 def busy(network: NativeNetwork, random: Random) -> None:
-    """Calls come to a slot that is held, and have effects; what ran there before may end, or go on."""
+    """Calls come to a slot that is held, and have effects; what ran there before may end, or go on.
+
+    Slots with writes of earlier rights on their way come first: the store is to refuse some.
+    """
+    assert isinstance(network, TracedNetwork)
     processes = [each for each in network.alive() if each.machine._rights.any_live()]  # noqa: SLF001
     if not processes:
         return
     process = random.choice(processes)
     slots = process.machine._rights.live_slots()  # noqa: SLF001
-    kind, slot = random.choice([each for each in slots if each[1] < BUSY_SLOTS] or slots)
+    who = process.machine.incarnation
+    waiting = {(write.kind, write.slot) for write in network.writes if write.incarnation != who} & set(slots)
+    kind, slot = random.choice(sorted(waiting) or [each for each in slots if each[1] < BUSY_SLOTS] or slots)
     network.admit(process, kind, slot, stubborn=random.random() < 0.3)
     for turn in process.turns:
         if turn.right.slot == slot or random.random() < 0.2:
@@ -184,7 +190,7 @@ STEPS: dict[native_walk.Step, int] = {
     native_walk.end_turn: 0,
     end_turn: 16,
     write_arrives: 12,
-    operate: 4,
+    operate: 10,
     busy: 24,
 }
 
@@ -199,6 +205,8 @@ def record_walk(seed: int, steps: int, *, stalls: int = 0) -> tuple[list[Record]
         for step in random.choices(chosen, weights, k=steps):
             step(network, random)
             check_rights(network)
+        while network.writes:
+            network.write_arrives(len(network.writes) - 1)
     except PropertyViolation as violation:
         return network.recorder.records, violation.name
     return network.recorder.records, None

@@ -68,7 +68,7 @@ def read_files(paths: Iterable[Path]) -> list[Record]:
         for number, line in enumerate(text.splitlines(), start=1):
             found.append(_record(line, f"{path}:{number}"))
     found.sort(key=lambda record: record["at"])
-    return _once(found)
+    return _with_incarnations(_once(found))
 
 
 def _record(line: str, where: str) -> Record:
@@ -79,6 +79,8 @@ def _record(line: str, where: str) -> Record:
     if not isinstance(record, dict) or not {"at_ns", "process", "event"} <= record.keys():
         raise TraceError(f"{where}: not a trace event: at_ns, process or event is missing")
     record["at"] = record.pop("at_ns")
+    if "gate_until_ms" in record:
+        record["ends_at"] = record["at"] + (record["gate_until_ms"] - record["now_ms"]) * 1_000_000
     return record
 
 
@@ -93,3 +95,14 @@ def _once(records: list[Record]) -> list[Record]:
             seen.add(key)
         kept.append(record)
     return kept
+
+
+def _with_incarnations(records: list[Record]) -> list[Record]:
+    """Who killed a process knows its name only; its incarnation is the last that it was welcomed as."""
+    last: dict[str, int] = {}
+    for record in records:
+        if record["event"] == "Welcomed":
+            last[record["process"]] = record["incarnation"]
+        elif record["event"] == "Crash" and "incarnation" not in record:
+            record["incarnation"] = last.pop(record["process"], 0)
+    return records

@@ -1,6 +1,6 @@
 """A file of trace events (see callboard.core.tracing): one JSON line each, for checking a run against tla/.
 
-Off unless asked for: replicas by `--trace-file`, hosts by the variable CALLBOARD_TRACE_FILE, whose value may
+Off unless asked for: replicas by `--trace-file`, hosts by the variable CALLBOARD_TRACE_FILE; the file's name may
 hold `{pid}`. Each line has `at_ns`, CLOCK_MONOTONIC, so that the files of one machine merge into one order: what is
 received was stamped by its sender before. Lines go to the system at once; a killed process loses none.
 """
@@ -23,7 +23,8 @@ class TraceFile:
     """A sink. Beyond `bytes_max` it writes one line with the event `Truncated` and then nothing more."""
 
     def __init__(self, path: Path, process: str, bytes_max: int = BYTES_MAX) -> None:
-        """Open the file for appending. Raises OSError."""
+        """Open the file for appending; `{pid}` in its name is replaced. Raises OSError."""
+        path = path.with_name(path.name.replace("{pid}", str(os.getpid())))
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._process = process
         self._left = bytes_max
@@ -46,4 +47,4 @@ class TraceFile:
 def from_environment(process: str) -> TraceSink | None:
     """The sink that CALLBOARD_TRACE_FILE asks for, if it is set. Raises OSError."""
     path = os.environ.get(VARIABLE)
-    return TraceFile(Path(path.replace("{pid}", str(os.getpid()))), process) if path else None
+    return TraceFile(Path(path), process) if path else None

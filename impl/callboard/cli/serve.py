@@ -180,7 +180,8 @@ LISTEN_FLAGS = stacked(
         "--trace-file",
         type=_FILE,
         envvar=VARIABLE,
-        help="Append trace events to this file, for checking the run against the specification (tla/doc/Traces.md).",
+        help="Append trace events to this file ({pid} in its name is replaced), for checking the run against the "
+        "specification (tla/doc/Traces.md).",
     ),
 )
 
