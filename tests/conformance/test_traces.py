@@ -15,7 +15,7 @@ from harness.conformance.specs import EXCLUSIVE
 from harness.conformance.tracelines import Trace, TraceError, read_files
 from harness.conformance.traces import actions_of, lines_taken, run
 from harness.modelcheck.tools import find_tools
-from tests.core.native_mutants import MUTANTS
+from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
 RUNS = 20
@@ -48,16 +48,16 @@ def test_every_action_is_taken_from_a_trace_or_excused(name: str) -> None:
 def test_seeded_bugs_give_rejected_traces() -> None:
     traces: list[Trace] = []
     whose: list[str] = []
-    for name, prepare, _, stalls in MUTANTS:
-        if name in MUTANTS_FOUND_QUICKLY:
+    for bug in BUGS:
+        if bug.name in MUTANTS_FOUND_QUICKLY:
             with pytest.MonkeyPatch.context() as patch:
-                prepare(patch)
+                bug.prepare(patch)
                 found = Gathered()
                 for seed in range(10):
-                    records, _ = native_source.record_walk(seed, 300 if stalls else 120, stalls=stalls)
-                    exclusive_traces(records, NAMESPACE, f"{name} {seed}", 3, found)
+                    records, _ = native_source.record_walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
+                    exclusive_traces(records, NAMESPACE, f"{bug.name} {seed}", 3, found)
             traces += found.traces
-            whose += [name] * len(found.traces)
+            whose += [bug.name] * len(found.traces)
     judgement = judge(EXCLUSIVE, traces, find_tools())
     rejected = Counter(name for at, name in enumerate(whose) if at not in judgement.accepted)
     assert sorted(rejected) == sorted(MUTANTS_FOUND_QUICKLY)

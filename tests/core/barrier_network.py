@@ -7,7 +7,7 @@ what was sent, written and acknowledged. `PropertyViolation` names the property 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from attrs import Factory, define, field
 
@@ -42,7 +42,6 @@ NAMESPACE = "default"
 SETTLING_STEPS_MAX = 100
 PHASE_RANK = {"lock": 0, "update": 1, "unlock": 2}
 Table = dict[str, tuple[str, ...]]
-MachineFactory = Callable[[BarrierSettings], BarrierNamespace]
 
 
 class PropertyViolation(AssertionError):
@@ -155,7 +154,6 @@ class BarrierNetwork:
     """The leader's machine, its replicated state, and the sidecars."""
 
     settings: BarrierSettings
-    make: MachineFactory = BarrierNamespace
     now_ms: int = 0
     state: ReplicatedState = Factory(ReplicatedState)
     tables: dict[int, Table] = Factory(dict)
@@ -204,7 +202,7 @@ class BarrierNetwork:
         self.links.clear()
         self.batch = None
         self.round_version, self.round_links = None, {}
-        self.machine = self.make(self.settings)
+        self.machine = BarrierNamespace(self.settings)
         self.handle(Started(self.namespace.version, self.namespace.members))
 
     def start_sidecar(self, name: str, types: tuple[str, ...], *, heartbeats: bool) -> None:
@@ -315,7 +313,9 @@ class BarrierNetwork:
     # ---- carrying out effects, and checking them
 
     def handle(self, event: Event) -> None:
-        for effect in self.machine.handle(event, self.now_ms):
+        effects = self.machine.handle(event, self.now_ms)
+        self.observe(event, effects)
+        for effect in effects:
             self._carry_out(effect)
         if self.round_version is not None:
             if not any(link.owed for link in self._open_round_links()):
@@ -324,6 +324,9 @@ class BarrierNetwork:
             if self.now_ms - self.waiting_from_ms > longest_ms:
                 text = f"round {self.round_version} has waited over {longest_ms} ms without cutting anybody"
                 raise PropertyViolation("SlowHostIsolation", text)
+
+    def observe(self, event: Event, effects: list[Effect]) -> None:
+        """For those who watch as well."""
 
     def _open_round_links(self) -> list[Link]:
         return [link for stream_id, link in self.round_links.items() if stream_id in self.links]

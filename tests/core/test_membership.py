@@ -1,15 +1,13 @@
-"""The replicated state machine: stateful properties, the bugs they must catch, and cases worth naming."""
+"""The replicated state machine: cases worth naming. Its properties are checked beside a model in tests/model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 
 from callboard.core import commands, membership, snapshot
 from callboard.core.commands import (
@@ -27,107 +25,6 @@ from callboard.core.commands import (
 from callboard.core.membership import UnknownFeatureLevelError
 from callboard.core.records import Answer, AnswerCode, HostRecord, ReplicatedState
 from callboard.core.versions import Policy, Version
-from tests.core.membership_machine import MembershipMachine
-
-TestMembership = MembershipMachine.TestCase
-TestMembership.settings = settings(stateful_step_count=40)
-
-Mutation = Callable[[pytest.MonkeyPatch], None]
-
-
-def _forget_answers(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(membership, "_repetition", lambda _state, _identity: None)
-
-
-def _version_always_rises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(membership, "_tables_differ", lambda _before, _after: True)
-
-
-def _version_never_rises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(membership, "_tables_differ", lambda _before, _after: False)
-
-
-def _any_epoch_may_write(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(membership, "_refuse_epoch", lambda _state, _epoch: None)
-
-
-def _floor_is_lost(patch: pytest.MonkeyPatch) -> None:
-    original = membership._delete_namespace
-
-    def mutant(state: ReplicatedState, command: Any) -> tuple[ReplicatedState, Answer]:
-        state, answer = original(state, command)
-        return evolve(state, deleted_namespaces={}), answer
-
-    patch.setattr(membership, "_delete_namespace", mutant)
-
-
-def _removal_ignores_incarnation(patch: pytest.MonkeyPatch) -> None:
-    original = membership._commit_batch
-
-    def mutant(state: ReplicatedState, command: CommitBatch) -> tuple[ReplicatedState, Answer]:
-        namespace = state.namespaces.get(command.namespace)
-        present = namespace.members if namespace else {}
-        removals = tuple(
-            Removal(removal.name, present[removal.name].incarnation)
-            for removal in command.removals
-            if removal.name in present
-        )
-        return original(state, evolve(command, removals=removals))
-
-    patch.setattr(membership, "_commit_batch", mutant)
-
-
-def _snapshot_loses_sessions(patch: pytest.MonkeyPatch) -> None:
-    original = snapshot.encode_state
-    patch.setattr(snapshot, "encode_state", lambda state: original(evolve(state, sessions={})))
-
-
-def _incarnations_start_again(patch: pytest.MonkeyPatch) -> None:
-    original = membership._commit_batch
-
-    def mutant(state: ReplicatedState, command: CommitBatch) -> tuple[ReplicatedState, Answer]:
-        state, answer = original(evolve(state, next_incarnation=1), command)
-        return state, answer
-
-    patch.setattr(membership, "_commit_batch", mutant)
-
-
-def _generation_keeps_counters(patch: pytest.MonkeyPatch) -> None:
-    def mutant(state: ReplicatedState, command: Any) -> tuple[ReplicatedState, Answer]:
-        return evolve(state, generation=command.generation), Answer(AnswerCode.OK, command.generation)
-
-    patch.setattr(membership, "_raise_generation", mutant)
-
-
-@pytest.mark.parametrize(
-    "mutation",
-    [
-        pytest.param(_forget_answers, id="ApplyOnce: answers are forgotten"),
-        pytest.param(_version_always_rises, id="GenerationExact: version rises without a change"),
-        pytest.param(_version_never_rises, id="GenerationExact: version stays although a table changed"),
-        pytest.param(_floor_is_lost, id="GenerationExact: a deleted namespace loses its floor"),
-        pytest.param(_generation_keeps_counters, id="GenerationExact: a new generation keeps old versions"),
-        pytest.param(_any_epoch_may_write, id="LinearizableMembership: a deposed leader's batch takes effect"),
-        pytest.param(
-            _removal_ignores_incarnation, id="LinearizableMembership: a late removal hits a newer incarnation"
-        ),
-        pytest.param(_incarnations_start_again, id="LinearizableMembership: an incarnation is issued twice"),
-        pytest.param(_snapshot_loses_sessions, id="DurableMembership: snapshots lose sessions"),
-    ],
-)
-def test_seeded_bug_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutation(monkeypatch)
-    bounded = settings(
-        max_examples=400,
-        stateful_step_count=40,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(MembershipMachine, settings=bounded)
 
 
 class Log:

@@ -1,4 +1,4 @@
-"""Leader and host machines against each other under a drawn network: properties hold, and catch seeded bugs."""
+"""Leader and host machines against each other in random walks: properties hold, and catch seeded bugs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from random import Random
 
 import pytest
 from attrs import evolve
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from callboard.core.versions import Policy
-from tests.core.native_checks import check_healed, check_rights
-from tests.core.native_mutants import MUTANTS, Prepare
+from harness.seeded_bugs.handoff import BUGS
+from harness.seeded_bugs.registry import Bug
 from tests.core.native_network import NativeNetwork
 from tests.core.native_parts import SETTINGS, PropertyViolation
-from tests.core.native_walk import STEPS, start, walk
+from tests.core.native_walk import walk
 
 WALKS = 60
 WALK_STEPS = 120
@@ -47,47 +44,13 @@ def test_walks_of_policy_eventual(max_isolation_ms: int) -> None:
         walk(seed, WALK_STEPS, network=NativeNetwork(random, Policy.EVENTUAL, times))
 
 
-@pytest.mark.parametrize(("name", "prepare", "killed_by", "stalls"), MUTANTS, ids=[each[0] for each in MUTANTS])
-def test_seeded_bugs_are_caught(
-    name: str, prepare: Prepare, killed_by: tuple[str, ...], stalls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(monkeypatch)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_seeded_bugs_are_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.prepare(monkeypatch)
     for seed in range(MUTANT_WALKS):
         try:
-            walk(seed, LONG_WALK_STEPS if stalls else WALK_STEPS, stalls=stalls)
+            walk(seed, LONG_WALK_STEPS if bug.stalls else WALK_STEPS, stalls=bug.stalls)
         except PropertyViolation as violation:
-            if violation.name in killed_by:
+            if violation.name in bug.properties:
                 return
-    pytest.fail(f"{name} survived {MUTANT_WALKS} walks")
-
-
-class DrawnNetwork(RuleBasedStateMachine):
-    """The same steps, drawn and shrunk by Hypothesis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.random = Random(0)
-        self.network = NativeNetwork(self.random)
-        start(self.network, self.random)
-
-    @rule(step=st.sampled_from(list(STEPS)), seed=st.integers(0, 255))
-    def step(self, step: object, seed: int) -> None:
-        assert callable(step)
-        self.random.seed(seed)
-        step(self.network, self.random)
-
-    @rule(seed=st.integers(0, 255))
-    def calm(self, seed: int) -> None:
-        self.random.seed(seed)
-        next(each for each in STEPS if each.__name__ == "calm")(self.network, self.random)
-
-    @invariant()
-    def rights_never_overlap(self) -> None:
-        check_rights(self.network)
-
-    def teardown(self) -> None:
-        check_healed(self.network)
-
-
-TestDrawnNetwork = DrawnNetwork.TestCase
-TestDrawnNetwork.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+    pytest.fail(f"{bug.name} survived {MUTANT_WALKS} walks")

@@ -1,9 +1,8 @@
 """Leader and host machines with one weakened guard each, by the properties of which one has to catch it.
 
-They mirror the mutants of the modules ExclusiveHandoff and Leases in tla/mutants, where these are in the machines.
+They mirror the mutants of the modules ExclusiveHandoff and Leases in tla/mutants, under the same names, where these are
+in the machines.
 """
-
-# ruff: noqa: ARG005
 
 from __future__ import annotations
 
@@ -27,9 +26,10 @@ from callboard.core.slot_index import Holding, SlotIndex
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, make_view, patch
 from callboard.core.versions import Policy
+from harness.seeded_bugs.registry import Bug, Registrar
 
-Prepare = Callable[[pytest.MonkeyPatch], None]
-MUTANTS: list[tuple[str, Prepare, tuple[str, ...], int]] = []
+BUGS: list[Bug] = []
+bug = Registrar(BUGS)
 SINGLE = "SingleActivation"
 SHUT = "GoneImpliesGateShut"
 FENCE = "FenceMonotonic"
@@ -37,21 +37,13 @@ INSIDE = "TurnsInsideRights"
 SERVED = "EventuallyServed"
 
 
-def mutant(*killed_by: str, stalls: int = 0) -> Callable[[Prepare], Prepare]:
-    """Register a mutant under its function's name. `stalls`: see `walk`."""
-
-    def register(prepare: Prepare) -> Prepare:
-        MUTANTS.append((prepare.__name__, prepare, killed_by, stalls))
-        return prepare
-
-    return register
-
-
 # -- leader ----------------------------------------------------------------------------------------------
 
 
-@mutant(SINGLE)
+@bug(SINGLE, origin="Orleans #5112: the new owner serves before the handoff arrives")
 def grant_ignores_pending(patched: pytest.MonkeyPatch) -> None:
+    """The leader grants a slot while earlier owners are pending."""
+
     def granted(
         self: SlotIndex, incarnation: int, kinds: Iterable[str], holding: Holding
     ) -> Iterator[tuple[str, int, int, int]]:
@@ -64,20 +56,23 @@ def grant_ignores_pending(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(SlotIndex, "granted", granted)
 
 
-@mutant(SINGLE, stalls=4)
+@bug(SINGLE, stalls=4)
 def release_of_any_version_counts(patched: pytest.MonkeyPatch) -> None:
+    """A release from before the last change of owner counts."""
     patched.setattr(
         KnownHost, "has_released", lambda self, kind, slot, since: self.version > 0 and not self.holding.has(kind, slot)
     )
 
 
-@mutant(SINGLE)
+@bug(SINGLE, origin="Proto.Actor .NET #1355: not every member is waited for")
 def one_release_is_enough(patched: pytest.MonkeyPatch) -> None:
+    """The leader confirms a slot as soon as one of the pending earlier owners released it."""
     patched.setattr(Releases, "_is_clear", lambda self, givers, kind, slot, since: True)
 
 
-@mutant(SINGLE, stalls=4)
+@bug(SINGLE, stalls=4)
 def change_of_holding_applied_to_any_base(patched: pytest.MonkeyPatch) -> None:
+    """What a host says that it holds is applied to whatever was known before."""
     original = KnownHost.take_in
 
     def take_in(self: KnownHost, renewal: Renewal) -> bool:
@@ -88,13 +83,16 @@ def change_of_holding_applied_to_any_base(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(KnownHost, "take_in", take_in)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="etcd #11456: a lock is granted on a dead lease")
 def buried_without_wait(patched: pytest.MonkeyPatch) -> None:
+    """A removed incarnation is taken for gone at once."""
     patched.setattr(Attendance, "wait_over_ms", lambda self, incarnation: 0)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="StarRocks #12136: fencing fails on a new leader")
 def new_leader_does_not_wait(patched: pytest.MonkeyPatch) -> None:
+    """A new leader does not wait for leases that its predecessor gave."""
+
     def wait_over_ms(self: Attendance, incarnation: int) -> int:
         answered_ms = self.hosts[incarnation].answered_ms
         return 0 if answered_ms is None else answered_ms + self.namespace.settings.wait_ms()
@@ -102,21 +100,25 @@ def new_leader_does_not_wait(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE)
 def answer_not_stamped(patched: pytest.MonkeyPatch) -> None:
+    """The wait is counted from the beginning of the office, not from the last answer."""
+
     def wait_over_ms(self: Attendance, incarnation: int) -> int:
         return self.started_ms + self.namespace.settings.wait_ms()
 
     patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="etcd #20418: a leader that was paused serves under a stale lease")
 def round_of_an_old_epoch_counts(patched: pytest.MonkeyPatch) -> None:
+    """A round that failed confirms the leader."""
     patched.setattr(NativeLeader, "_round_failed", NativeLeader._round_confirmed)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="Dapr #7311: a leader without followers goes on")
 def answered_without_a_round(patched: pytest.MonkeyPatch) -> None:
+    """Renewals are answered without asking the quorum."""
     original = NativeLeader._begin_round
 
     def begin_round(self: NativeLeader) -> None:
@@ -129,8 +131,10 @@ def answered_without_a_round(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_begin_round", begin_round)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE)
 def removed_host_answered(patched: pytest.MonkeyPatch) -> None:
+    """A removed host's renewals are still answered."""
+
     def follow_members(self: NativeLeader) -> None:
         kept = {incarnation: self._hosts[incarnation].stream_id for incarnation in self._hosts}
         original(self)
@@ -150,8 +154,9 @@ def removed_host_answered(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_may_answer", lambda self, known: known is not None)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="Akka.NET #6973: two coordinators after a handover")
 def follows_the_log_of_later_epochs(patched: pytest.MonkeyPatch) -> None:
+    """A deposed leader goes on as if it still led."""
     original = NativeLeader.handle
 
     def handle(self: NativeLeader, event: Any, now_ms: int) -> list[Any]:
@@ -162,8 +167,10 @@ def follows_the_log_of_later_epochs(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "handle", handle)
 
 
-@mutant(SERVED, "Convergence")
+@bug(SERVED, "Convergence")
 def grants_are_not_repeated(patched: pytest.MonkeyPatch) -> None:
+    """A grant that was lost is not sent again."""
+
     def round_confirmed(self: NativeLeader, round_id: int) -> None:
         effects, self._effects = self._effects, []
         original(self, round_id)
@@ -176,26 +183,31 @@ def grants_are_not_repeated(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_round_confirmed", round_confirmed)
 
 
-@mutant(SERVED, "Convergence")
+@bug(SERVED, "Convergence", origin="Akka.NET #8583: the loser's healthy region stays dead")
 def lapse_not_made_good(patched: pytest.MonkeyPatch) -> None:
+    """A host whose lease ran out never gets its slots back."""
     patched.setattr(Releases, "request", lambda self, known, requests: None)
 
 
-@mutant(SERVED, "Convergence")
+@bug(SERVED, "Convergence", origin="Dapr #7311: a ghost host stays in the table for ever")
 def the_silent_stay(patched: pytest.MonkeyPatch) -> None:
+    """A host that is not heard of stays a member."""
     patched.setattr(Attendance, "silent", lambda self, now_ms: [])
 
 
-@mutant(SERVED, "Convergence")
+@bug(SERVED, "Convergence")
 def failed_rounds_end_all_rounds(patched: pytest.MonkeyPatch) -> None:
+    """After a round that failed there are no others."""
+
     def round_failed(self: NativeLeader, round_id: int) -> None:
         self._in_round = {}
 
     patched.setattr(NativeLeader, "_round_failed", round_failed)
 
 
-@mutant(SERVED, "Convergence")
+@bug(SERVED, "Convergence")
 def nobody_is_buried(patched: pytest.MonkeyPatch) -> None:
+    """Removed incarnations are waited for for ever."""
     patched.setattr(NativeLeader, "_burials", lambda self: None)
 
 
@@ -213,26 +225,32 @@ def _answer_with(patched: pytest.MonkeyPatch, sent_ms: Callable[[NativeHost, Ren
     patched.setattr(NativeHost, "_answer", answer)
 
 
-@mutant(SHUT, SINGLE, stalls=4)
+@bug(SHUT, SINGLE, stalls=4)
 def lease_from_receipt(patched: pytest.MonkeyPatch) -> None:
+    """A lease counts from when the answer came."""
     _answer_with(patched, lambda self, message, now_ms: now_ms)
 
 
-@mutant(SHUT, SINGLE, stalls=8)
+@bug(SHUT, SINGLE, stalls=8)
 def lease_from_newest_renewal(patched: pytest.MonkeyPatch) -> None:
+    """A lease counts from the newest renewal, whichever was answered."""
     _answer_with(patched, lambda self, message, now_ms: max(self._sent_ms.values()))
 
 
-@mutant(SHUT, SINGLE, FENCE)
+@bug(SHUT, SINGLE, FENCE, origin="PostHog #76169: a fence nobody is alive to apply")
 def gate_ignores_the_lease(patched: pytest.MonkeyPatch) -> None:
+    """The gate looks at rights only, not at the clock."""
+
     def gate_open(self: NativeHost, right: Right, now_ms: int) -> bool:
         return self._rights.live.get(right.actor_type, {}).get(right.slot) is right
 
     patched.setattr(NativeHost, "gate_open", gate_open)
 
 
-@mutant(INSIDE, FENCE)
+@bug(INSIDE, FENCE, origin="PostHog #76169: two zombies")
 def gate_ignores_the_fence(patched: pytest.MonkeyPatch) -> None:
+    """A turn from before a lapse may write under the next right of its host."""
+
     def gate_open(self: NativeHost, right: Right, now_ms: int) -> bool:
         mine = right.slot in self._rights.live.get(right.actor_type, {})
         return mine and now_ms < self._deadlines.gate_until_ms
@@ -240,8 +258,10 @@ def gate_ignores_the_fence(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeHost, "gate_open", gate_open)
 
 
-@mutant("DrainIsGiven")
+@bug("DrainIsGiven")
 def admits_up_to_the_cancel_deadline(patched: pytest.MonkeyPatch) -> None:
+    """Turns begin that cannot have their whole drain time."""
+
     def later(policy: Policy, settings: HandoffSettings, base_ms: int | None) -> Deadlines:
         found = deadlines(policy, settings, base_ms)
         return evolve(found, admit_until_ms=found.cancel_at_ms)
@@ -249,29 +269,35 @@ def admits_up_to_the_cancel_deadline(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(native_host, "deadlines", later)
 
 
-@mutant("DrainIsGiven")
+@bug("DrainIsGiven")
 def cancels_at_once(patched: pytest.MonkeyPatch) -> None:
+    """Turns of lost slots are cancelled without drain time."""
     original = Rights.drain
     patched.setattr(
         Rights, "drain", lambda self, slots, cancel_at_ms, overdue_at_ms: original(self, slots, 0, overdue_at_ms)
     )
 
 
-@mutant(FENCE, SINGLE, SHUT, "Convergence")
+@bug(FENCE, SINGLE, SHUT, "Convergence")
 def rights_survive_lapse(patched: pytest.MonkeyPatch) -> None:
+    """A late answer revives rights that had ended with their lease."""
     patched.setattr(Rights, "lapse", lambda self: [])
 
 
-@mutant(FENCE, SINGLE)
+@bug(FENCE, SINGLE, origin="Akka.NET #3455: the same allocation is taken twice")
 def grant_accepted_twice(patched: pytest.MonkeyPatch) -> None:
+    """A grant that is still on its way revives a right that had ended."""
+
     def may_accept(self: Rights, kind: str, slot: int, fence: int) -> bool:
         return fence >= self.fences.get(kind, {}).get(slot, -1) and slot not in self.live.get(kind, {})
 
     patched.setattr(Rights, "may_accept", may_accept)
 
 
-@mutant(SINGLE)
+@bug(SINGLE, origin="Dapr #9514, Orleans #10323: the handoff is acknowledged before it is done")
 def release_while_serving(patched: pytest.MonkeyPatch) -> None:
+    """Slots are reported as released while turns still run there."""
+
     def held(self: Rights) -> tuple[Held, ...]:
         return tuple(
             Held(kind, slot, 1, right.since, right.fence)
@@ -289,8 +315,10 @@ def release_while_serving(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Rights, "drain", drain)
 
 
-@mutant("TableAgreement")
+@bug("TableAgreement")
 def digest_not_compared(patched: pytest.MonkeyPatch) -> None:
+    """A damaged delta is applied all the same."""
+
     def careless(view: TableView, delta: TableDelta) -> TableView:
         try:
             return patch(view, delta)
@@ -304,8 +332,10 @@ def digest_not_compared(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(native_host, "patch", careless)
 
 
-@mutant(INSIDE)
+@bug(INSIDE, origin="Proto.Actor Go #799: the old owner is never told to stop")
 def admits_to_lost_slot(patched: pytest.MonkeyPatch) -> None:
+    """A host goes on admitting calls to slots that its table took away."""
+
     def drain(self: Rights, slots: Iterable[tuple[str, int]], cancel_at_ms: int, overdue_at_ms: int) -> None:
         kept = {kind: dict(of_kind) for kind, of_kind in self.admitting.items()}
         original(self, slots, cancel_at_ms, overdue_at_ms)
@@ -322,8 +352,10 @@ def admits_to_lost_slot(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Rights, "drained", drained)
 
 
-@mutant(SHUT, SINGLE)
+@bug(SHUT, SINGLE, origin="Orleans #6883: handoff during an orderly stop races the end")
 def farewell_while_serving(patched: pytest.MonkeyPatch) -> None:
+    """A leaving host says its last word while turns still run."""
+
     def finish(self: NativeHost) -> None:
         if self._phase is Phase.LEAVING and self._rights.any_live() and self._connection:
             self._effects.append(SendFarewell(self._connection, Farewell(self.incarnation)))
@@ -333,8 +365,9 @@ def farewell_while_serving(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeHost, "_finish", finish)
 
 
-@mutant("Convergence", SERVED)
+@bug("Convergence", SERVED, origin="Dapr #10369: a host goes on with a stale table")
 def gone_is_not_heard(patched: pytest.MonkeyPatch) -> None:
+    """A removed host does not notice that it was removed."""
     original = NativeHost._leave
 
     def leave(self: NativeHost, parting: Any, now_ms: int) -> None:
@@ -344,8 +377,9 @@ def gone_is_not_heard(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeHost, "_leave", leave)
 
 
-@mutant("Convergence", SERVED)
+@bug("Convergence", SERVED)
 def hello_said_once(patched: pytest.MonkeyPatch) -> None:
+    """A hello that was lost is not repeated."""
     original = NativeHost._hello
 
     def hello(self: NativeHost, now_ms: int) -> None:
@@ -355,9 +389,12 @@ def hello_said_once(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeHost, "_hello", hello)
 
 
-@mutant("Convergence", stalls=4)
+@bug("Convergence", stalls=4)
 def stream_of_a_removed_host_is_not_freed(patched: pytest.MonkeyPatch) -> None:
-    """What the walks found: a host whose welcome was lost, removed, said hello again and was never welcomed."""
+    """A host whose welcome was lost is never welcomed again.
+
+    What the walks found: a host whose welcome was lost, removed, said hello again and was never welcomed.
+    """
     original = NativeLeader._attach
 
     def attach(self: NativeLeader, known: KnownHost, stream_id: int, hello: Any) -> None:

@@ -1,8 +1,9 @@
-"""Barrier machines with one bug each, by the property that has to catch it."""
+"""Bugs of barrier rounds: subclasses that take the machine's place wherever it is made, and patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 
 import pytest
 from attrs import define, field
@@ -19,8 +20,7 @@ from callboard.core.barrier_records import (
 from callboard.core.commands import Removal
 from callboard.core.records import HostRecord, Member
 from callboard.core.versions import Version
-
-Prepare = Callable[[pytest.MonkeyPatch], None]
+from harness.seeded_bugs.registry import Bug
 
 
 @define(eq=False)
@@ -198,25 +198,63 @@ def _late_phases_are_cut_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Round, "deadline_ms", deadline_ms)
 
 
-def _no_patch(patch: pytest.MonkeyPatch) -> None:
-    pass
+PACKAGES = ("callboard", "harness", "tests")
 
 
-MUTANTS: list[tuple[str, type[BarrierNamespace], Prepare, str]] = [
-    ("rounds are restarted midway", RestartsRounds, _no_patch, "BarrierOrder"),
-    ("unlock without update", SkipsUpdate, _no_patch, "BarrierOrder"),
-    ("update before all have locked", ForgetsPhase, _no_patch, "BarrierOrder"),
-    ("push during a round", PushesDuringRounds, _no_patch, "BarrierOrder"),
-    ("acknowledgement counted without version", BarrierNamespace, _acknowledgements_without_version, "BarrierOrder"),
-    ("heartbeat before write", BarrierNamespace, _heartbeats_count_before_the_order_is_written, "BarrierOrder"),
-    ("table of the version before", TellsYesterdaysTable, _no_patch, "TableAgreement"),
-    ("push of an old version", PushesOldVersions, _no_patch, "TableMonotonic"),
-    ("death of the last one awaited", ForgetsToAdvanceWhenTypelessHostDies, _no_patch, "SlowHostIsolation"),
-    ("timeout cuts everyone", CutsEveryone, _no_patch, "SlowHostIsolation"),
-    ("no timeout", NeverTimesOut, _no_patch, "SlowHostIsolation"),
-    ("late phases cut short", BarrierNamespace, _late_phases_are_cut_short, "SlowHostIsolation"),
-    ("changes lost while committing", ForgetsChangesWhileCommitting, _no_patch, "Convergence"),
-    ("nobody is removed", NeverRemoves, _no_patch, "Convergence"),
-    ("grace without end", NeverEndsGrace, _no_patch, "Convergence"),
-    ("queued streams forgotten", ForgetsQueuedStreams, _no_patch, "Convergence"),
+def take_the_place(patch: pytest.MonkeyPatch, mutant: type[BarrierNamespace]) -> None:
+    """Let every loaded module of this project make `mutant` where it made the machine."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in PACKAGES and vars(module).get("BarrierNamespace") is BarrierNamespace:
+            patch.setattr(module, "BarrierNamespace", mutant)
+
+
+def _of_class(mutant: type[BarrierNamespace], name: str, violated: str, origin: str = "") -> Bug:
+    what = (mutant.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return Bug(name, what, (violated,), lambda patch: take_the_place(patch, mutant), origin)
+
+
+BUGS: list[Bug] = [
+    _of_class(RestartsRounds, "rounds_are_restarted", "BarrierOrder", "Dapr placement: rounds are restarted midway"),
+    _of_class(SkipsUpdate, "unlock_without_update", "BarrierOrder"),
+    _of_class(ForgetsPhase, "update_before_all_have_locked", "BarrierOrder", "Dapr #9514: halted in the wrong phase"),
+    _of_class(PushesDuringRounds, "push_during_a_round", "BarrierOrder"),
+    Bug(
+        "acknowledgement_without_version",
+        "An acknowledgement counts for whatever is owed, whichever version it names",
+        ("BarrierOrder",),
+        _acknowledgements_without_version,
+        "Dapr staleunlock: an unlock of an older round counts",
+    ),
+    Bug(
+        "heartbeat_before_the_write",
+        "A heartbeat acknowledges orders that have not left the process",
+        ("BarrierOrder",),
+        _heartbeats_count_before_the_order_is_written,
+    ),
+    _of_class(TellsYesterdaysTable, "table_of_the_version_before", "TableAgreement"),
+    _of_class(
+        PushesOldVersions, "push_of_an_old_version", "TableMonotonic", "etcd #15271: a watcher travels back in time"
+    ),
+    _of_class(
+        ForgetsToAdvanceWhenTypelessHostDies,
+        "death_of_the_last_one_awaited",
+        "SlowHostIsolation",
+        "Dapr placement: a stream that ends in mid-round stalls it",
+    ),
+    _of_class(
+        CutsEveryone, "timeout_cuts_everyone", "SlowHostIsolation", "Dapr #9770: one slow host breaks the round for all"
+    ),
+    _of_class(NeverTimesOut, "no_timeout", "SlowHostIsolation", "Dapr #1914: one silent host blocks dissemination"),
+    Bug(
+        "late_phases_are_cut_short",
+        "A phase that begins late is cut at the round's first deadline",
+        ("SlowHostIsolation",),
+        _late_phases_are_cut_short,
+    ),
+    _of_class(ForgetsChangesWhileCommitting, "changes_lost_while_committing", "Convergence"),
+    _of_class(NeverRemoves, "nobody_is_removed", "Convergence", "Dapr #7311: a ghost host stays in the table for ever"),
+    _of_class(
+        NeverEndsGrace, "grace_without_end", "Convergence", "Dapr #7311: a host that died around an election stays"
+    ),
+    _of_class(ForgetsQueuedStreams, "queued_streams_forgotten", "Convergence"),
 ]

@@ -1,0 +1,42 @@
+"""A seeded bug: what it is, whose it was first, which properties it breaks, and how it is put in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from attrs import frozen
+
+Prepare = Callable[[pytest.MonkeyPatch], None]
+
+
+@frozen
+class Bug:
+    """`origin`: the report of a real system that had it, empty if it was thought up. `properties`: at least one of
+    these must be named by whoever finds it. `stalls`: how often walks of hosts and leaders freeze hosts (native_walk).
+    """
+
+    name: str
+    what: str
+    properties: tuple[str, ...]
+    prepare: Prepare
+    origin: str = ""
+    stalls: int = 0
+
+
+@frozen
+class Registrar:
+    """Collects bugs in the order of their definition."""
+
+    bugs: list[Bug]
+
+    def __call__(self, *properties: str, origin: str = "", stalls: int = 0) -> Callable[[Prepare], Prepare]:
+        """Register the decorated function under its name; the first line of its docstring says what the bug is."""
+
+        def register(prepare: Prepare) -> Prepare:
+            lines = (prepare.__doc__ or "").strip().splitlines()
+            assert lines, f"{prepare.__name__} needs a docstring"
+            self.bugs.append(Bug(prepare.__name__, lines[0].rstrip("."), properties, prepare, origin, stalls))
+            return prepare
+
+        return register

@@ -1,0 +1,97 @@
+"""What the state machines of this directory have in common: they count their work, and say what they aim at."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from attrs import define
+from hypothesis import HealthCheck, Phase, settings, target
+from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
+
+SEARCH_EXAMPLES = 100
+"""Within as many examples every seeded bug must be found: those of the `ci` profile."""
+
+
+@define
+class Effort:
+    """How much was tried."""
+
+    examples: int = 0
+    steps: int = 0
+
+
+class Disagreement(AssertionError):
+    """Implementation and model are not of one mind; `name` is the property that they disagree about."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+def agree(name: str, found: object, expected: object) -> None:
+    """Fail unless the implementation has what the model has."""
+    if found != expected:
+        raise Disagreement(name, f"the implementation has {found}, the model {expected}")
+
+
+class SideBySide(RuleBasedStateMachine):
+    """Implementation and model, compared after every step."""
+
+    effort: ClassVar[Effort] = Effort()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._aims: dict[str, float] = {}
+        SideBySide.effort.examples += 1
+
+    @invariant()
+    def counted(self) -> None:
+        SideBySide.effort.steps += 1
+
+    def aim(self, label: str, value: float) -> None:
+        """Hypothesis prefers examples in which the highest of these values is higher."""
+        self._aims[label] = max(value, self._aims.get(label, value))
+
+    def finish(self) -> None:
+        """What must hold at the end of an example that did not fail."""
+
+    def teardown(self) -> None:
+        if sys.exc_info()[0] is None:  # a failure is not to be hidden behind what follows from it
+            self.finish()
+        for label, value in sorted(self._aims.items()):
+            target(value, label=label)
+
+
+class NotFoundError(Exception):
+    """The search ended without a failure."""
+
+
+def search(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> tuple[Effort, AssertionError]:
+    """Look for a failure, always in the same order, without shrinking. Returns what it cost, and the failure.
+
+    Raises:
+        NotFoundError: there is none within so many examples.
+    """
+    SideBySide.effort = Effort()
+    bounded = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate, Phase.target],
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(machine, settings=bounded)
+    except AssertionError as failure:
+        return SideBySide.effort, failure
+    raise NotFoundError(f"nothing found in {SideBySide.effort.examples} examples")
+
+
+def steps_of(machine: type[Any]) -> int:
+    """How many steps the machine's examples have in its own tests."""
+    return int(machine.TestCase.settings.stateful_step_count)

@@ -1,0 +1,43 @@
+"""Implementation and models side by side after every step, and the seeded bugs that each machine finds.
+
+A failure prints the steps that lead to it, and `@reproduce_failure(...)`; the seed of the run is at the top of pytest's
+output (`--hypothesis-seed`).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.seeded_bugs import barrier, handoff, membership, tables
+from harness.seeded_bugs.registry import Bug
+from tests.model.barrier_machine import BarrierMachine, TestBarrier
+from tests.model.exclusive_machine import ExclusiveMachine, TestExclusive
+from tests.model.membership_machine import MembershipMachine, TestMembership
+from tests.model.support import SEARCH_EXAMPLES, SideBySide, search, steps_of
+from tests.model.table_machine import TableMachine, TestTables
+
+__all__ = ["TestBarrier", "TestExclusive", "TestMembership", "TestTables"]
+
+TOO_RARE = {
+    "change_of_holding_applied_to_any_base",
+    "removed_host_answered",
+    "follows_the_log_of_later_epochs",
+    "gate_ignores_the_fence",
+    "hello_said_once",
+    "stream_of_a_removed_host_is_not_freed",
+}
+"""Found by long walks only (tests/core/test_native_stateful.py)."""
+
+MACHINES: list[tuple[type[SideBySide], list[Bug]]] = [
+    (MembershipMachine, membership.BUGS),
+    (TableMachine, tables.BUGS),
+    (BarrierMachine, barrier.BUGS),
+    (ExclusiveMachine, handoff.BUGS),
+]
+CASES = [(machine, bug) for machine, bugs in MACHINES for bug in bugs if bug.name not in TOO_RARE]
+
+
+@pytest.mark.parametrize(("machine", "bug"), CASES, ids=[f"{m.__name__}-{bug.name}" for m, bug in CASES])
+def test_machines_find_seeded_bugs(machine: type[SideBySide], bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.prepare(monkeypatch)
+    search(machine, examples=SEARCH_EXAMPLES, steps=steps_of(machine))
