@@ -56,6 +56,7 @@ faults: setup
 	@.venv/bin/callboard-faults campaign $(FAULTS_OPTIONS)
 conformance: setup
 	@$(PYTHON) -m harness.conformance paths
+	@$(PYTHON) -m harness.conformance mutants
 
 bench: setup
 	@$(PYTHON) -m harness.bench_sidecars

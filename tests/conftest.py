@@ -1,10 +1,13 @@
-"""Hypothesis profiles of the whole suite: `dev` (default), `ci` (CI=true), `nightly` (HYPOTHESIS_PROFILE=nightly)."""
+"""Hypothesis profiles of the whole suite: `dev` (default), `ci` (CI=true), `nightly` (HYPOTHESIS_PROFILE=nightly).
+
+`mutants` is for `harness.mutation`: the same examples each time, and a failure ends the test at once.
+"""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, Verbosity, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -21,5 +24,15 @@ settings.register_profile(
     print_blob=True,
     verbosity=Verbosity.normal,
     suppress_health_check=_SLOW,
+)
+settings.register_profile(
+    "mutants",
+    deadline=None,
+    max_examples=50,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -6,6 +6,7 @@ import click
 
 from harness.conformance.paths import paths
 from harness.conformance.traces import traces
+from harness.mutation.command import mutants
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,6 +16,7 @@ def main() -> None:
 
 main.add_command(paths)
 main.add_command(traces)
+main.add_command(mutants)
 
 if __name__ == "__main__":
     main(prog_name="python -m harness.conformance")

@@ -1,0 +1,158 @@
+"""The command line: ``python -m harness.mutation``, or ``python -m harness.conformance mutants``."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness.mutation import explained, hundred, report
+from harness.mutation.baseline import Baseline, BaselineError, measure, measure_costs
+from harness.mutation.campaign import Campaign, Result, Task, refuse_imported
+from harness.mutation.command import in_fresh_process
+from harness.mutation.judge import HYPOTHESIS_PROFILE, REPOSITORY, Source, read_core
+
+SHOWN_MAX = 200
+
+
+def _commit() -> str:
+    command = ("git", "describe", "--always", "--dirty", "--abbrev=10")
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _again(path: Path) -> set[str]:
+    mutants = json.loads(path.read_text())["mutants"]
+    return {each["mutant"] for each in mutants if each["outcome"] in ("survived", "unreached")}
+
+
+def _choose(sources: dict[str, Source], sample: int | None, seed: int, again: Path | None) -> list[Task]:
+    tasks = [Task(name, index) for name, source in sources.items() for index in range(len(source.mutants))]
+    if again is not None:
+        names = _again(again)
+        tasks = [each for each in tasks if sources[each.module].mutants[each.index].name in names]
+    if sample is not None and sample < len(tasks):
+        chosen = set(random.Random(seed).sample(range(len(tasks)), sample))
+        tasks = [each for index, each in enumerate(tasks) if index in chosen]
+    return tasks
+
+
+def _judge(sources: dict[str, Source], baseline: Baseline, tasks: list[Task], jobs: int) -> list[Result]:
+    results: list[Result] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("mutants", total=len(tasks))
+        survived = 0
+
+        def note(result: Result) -> None:
+            nonlocal survived
+            results.append(result)
+            survived += not report.is_killed(result) and result.outcome != "same code"
+            progress.update(bar, advance=1, description=f"mutants, {survived} unnoticed")
+
+        code = Campaign(sources, baseline, jobs, note).run(tasks)
+    if len(results) != len(tasks):
+        raise click.ClickException(f"{len(results)} of {len(tasks)} mutants were judged; pytest's exit code is {code}")
+    return results
+
+
+def _verdict(console: Console, results: list[Result], reasons: dict[str, str]) -> bool:
+    """Print what is wrong. Returns whether nothing is."""
+    left = report.surviving(results, reasons)
+    for each in left[:SHOWN_MAX]:
+        console.print(f"survives ({each.outcome}), line {each.mutant.lines[0]}: {each.mutant.name}", markup=False)
+    if len(left) > SHOWN_MAX:
+        console.print(f"... and {len(left) - SHOWN_MAX} more")
+    wrong = [each for each in results if report.is_killed(each) and each.mutant.name in reasons]
+    for each in wrong:
+        console.print(f"explained, but killed by {each.killer}: {each.mutant.name}", markup=False)
+    return not left and not wrong
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--module", "modules", multiple=True, metavar="NAME", help="Only this module of the core (repeatable).")
+@click.option("--sample", type=click.IntRange(1), help="Only so many mutants, drawn with --seed.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Children at a time.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write all results as JSON.")
+@click.option("--again", type=click.Path(path_type=Path, exists=True), help="Only what survived in this JSON.")
+@click.option("--share", type=click.FloatRange(0, 100), default=95.0, show_default=True, help="Percent to be killed.")
+@click.option("--record", is_flag=True, help="Write the table into CONTRIBUTING.md, and choose the hundred anew.")
+@click.option("--hundred", "fixed", is_flag=True, help="The fixed hundred of make test; all must be killed.")
+def main(
+    *,
+    modules: tuple[str, ...],
+    sample: int | None,
+    seed: int,
+    jobs: int,
+    output: Path | None,
+    again: Path | None,
+    share: float,
+    record: bool,
+    fixed: bool,
+) -> None:
+    """Put small faults into impl/callboard/core, one at a time; the fast tests have to notice each.
+
+    Exit code 0: the share was reached and each explanation holds; 1: not so; 2: the run is not possible.
+    """
+    if os.environ.get("PYTHONHASHSEED") != "0" or os.environ.get("HYPOTHESIS_PROFILE") != HYPOTHESIS_PROFILE:
+        raise SystemExit(in_fresh_process(tuple(sys.argv[1:])))
+    if record and (modules or sample or again or fixed):
+        raise click.UsageError("--record is for whole runs, without --module, --sample, --again and --hundred")
+    refuse_imported()
+    console = Console(width=160 if not sys.stdout.isatty() else None, soft_wrap=True)
+    try:
+        reasons = explained.read()
+        sources = read_core(modules)
+        began = time.monotonic()
+        if fixed:
+            raise SystemExit(_hundred(console, sources, reasons, jobs))
+        tasks = _choose(sources, sample, seed, again)
+        names = [mutant.name for source in sources.values() for mutant in source.mutants]
+        stale = explained.missing(reasons, sources, names)
+        baseline = measure()
+    except KeyError as error:
+        raise click.BadParameter(f"the core has no module {error}", param_hint="--module") from None
+    except (BaselineError, explained.ExplanationError) as error:
+        raise click.UsageError(str(error)) from None
+    for name in stale:
+        console.print(f"explained, but does not exist: {name}", markup=False)
+    results = _judge(sources, baseline, tasks, jobs)
+    _verdict(console, results, reasons)
+    rows = report.rows(results, reasons)
+    console.print(report.table(rows))
+    console.print(
+        f"{len(results)} mutants in {time.monotonic() - began:.0f} s, judged by {len(baseline.costs_s)} tests"
+    )
+    if output is not None:
+        report.write(output, report.document(results, reasons, _commit()))
+    if record:
+        report.record(rows, "python -m harness.conformance mutants --record", len(baseline.costs_s))
+        hundred.write(hundred.choose(results))
+    left, killed = report.surviving(results, reasons), sum(report.is_killed(each) for each in results)
+    wrong = stale or any(report.is_killed(each) and each.mutant.name in reasons for each in results)
+    raise SystemExit(1 if wrong or killed * 100 < share * (killed + len(left)) else 0)
+
+
+def _hundred(console: Console, sources: dict[str, Source], reasons: dict[str, str], jobs: int) -> int:
+    """The recorded mutants, each judged by the test that killed it; first these tests without a mutant."""
+    recorded = {each["killer"] for each in json.loads(hundred.HUNDRED.read_text())}
+    costs_s = measure_costs(recorded)
+    tasks, replaced = hundred.tasks(sources, list(costs_s), set(reasons))
+    for name in replaced:
+        console.print(f"replaced, for its code has changed (python -m harness.conformance mutants --record): {name}")
+    results = _judge(sources, Baseline(costs_s, {}, frozenset()), tasks, jobs)
+    succeeded = _verdict(console, results, reasons)
+    console.print(f"{sum(map(report.is_killed, results))} of {len(results)} mutants killed")
+    return 0 if succeeded else 1
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m harness.conformance mutants")

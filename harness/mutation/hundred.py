@@ -1,0 +1,86 @@
+"""The fixed hundred of `make test`: mutants spread over modules and operators, all of which must be killed.
+
+hundred.json names each mutant and the test that killed it, so nothing has to be measured first. A mutant whose code
+was changed since is replaced by the next one of its function, or of its module, judged by all tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.mutation.campaign import Result, Task
+from harness.mutation.judge import Source
+
+HUNDRED = Path(__file__).with_name("hundred.json")
+SIZE = 100
+SECONDS_MAX = 3.0
+"""A mutant that took longer to kill is not among the hundred."""
+
+
+def _rank(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def choose(results: Sequence[Result], size: int = SIZE) -> list[Result]:
+    """Killed mutants: in turn one of each module, and of its operators the one that was chosen least."""
+    by_module: dict[str, list[Result]] = defaultdict(list)
+    for each in results:
+        if each.outcome == "killed" and each.killer is not None and each.seconds <= SECONDS_MAX:
+            by_module[each.mutant.module].append(each)
+    chosen: list[Result] = []
+    used: dict[str, int] = defaultdict(int)
+    while len(chosen) < size and by_module:
+        for module in sorted(by_module):
+            left = by_module[module]
+            best = min(left, key=lambda each: (used[each.mutant.operator], _rank(each.mutant.name)))
+            left.remove(best)
+            used[best.mutant.operator] += 1
+            chosen.append(best)
+            if not left:
+                del by_module[module]
+            if len(chosen) == size:
+                break
+    return sorted(chosen, key=lambda each: each.mutant.name)
+
+
+def write(chosen: Sequence[Result], path: Path = HUNDRED) -> None:
+    """Record the choice."""
+    entries = [{"mutant": each.mutant.name, "killer": each.killer, "imports": each.imported} for each in chosen]
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def tasks(
+    sources: dict[str, Source], tests: Sequence[str], explained: set[str], path: Path = HUNDRED
+) -> tuple[list[Task], list[str]]:
+    """The recorded mutants with their tests, and the names of those that were replaced."""
+    entries: list[dict[str, Any]] = json.loads(path.read_text())
+    places = {
+        mutant.name: (module, index)
+        for module, source in sources.items()
+        for index, mutant in enumerate(source.mutants)
+    }
+    taken = {entry["mutant"] for entry in entries}
+    found, replaced = [], []
+    for entry in entries:
+        name, imports = entry["mutant"], entry["imports"]
+        killers = (entry["killer"],) if entry["killer"] in tests else tuple(tests)
+        if name not in places:
+            replaced.append(name)
+            function = name.split(" | ")[0]
+            candidates = sorted(
+                (each for each in places if each not in taken | explained),
+                key=lambda each: (
+                    not each.startswith(f"{function} |"),
+                    not each.startswith(f"{function.split('.')[0]}."),
+                    _rank(each),
+                ),
+            )
+            name, killers, imports = candidates[0], tuple(tests), False
+            taken.add(name)
+        found.append(Task(*places[name], killers, imports))
+    return found, replaced

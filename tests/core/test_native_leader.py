@@ -1,0 +1,352 @@
+"""A leader of native hosts by itself, at the exact readings of its clock: rules L1 to L5, streams, batches, views."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from callboard.core.commands import CommitNativeBatch, Removal
+from callboard.core.handoff_messages import Held, SlotRun
+from callboard.core.leases import overdue_after_ms
+from callboard.core.native_leader_records import (
+    LeaderLimits,
+    Propose,
+    RequestRound,
+    RoundConfirmed,
+    SendAnswer,
+    SendGone,
+    SendGrants,
+    SendTable,
+    SendWelcome,
+)
+from callboard.core.versions import Policy
+from tests.core.leader_driver import (
+    NAME,
+    SETTINGS,
+    SLOT_BITS,
+    START_MS,
+    LeaderDriver,
+    all_held,
+    one_host,
+    record,
+    two_hosts,
+)
+
+TICK_MS = SETTINGS.tick_ms
+SLOTS = 1 << SLOT_BITS
+WAIT_MS = SETTINGS.wait_ms()
+TIMEOUT_MS = SETTINGS.failure_timeout_ms
+OVERDUE_MS = overdue_after_ms(SETTINGS)
+
+
+# ---- streams and joining
+
+
+def test_hosts_that_come_together_join_in_one_batch() -> None:
+    driver = LeaderDriver()
+    driver.hello(1, record("a"))
+    assert driver.effects == [Propose(1, CommitNativeBatch(1, NAME, (record("a"),)))]
+    driver.hello(2, record("b"))
+    driver.hello(3, record("c"))
+    assert driver.effects == []
+    driver.commit()
+    assert [each.stream_id for each in driver.of(SendWelcome)] == [1]
+    assert not driver.proposals, "batches are a tick apart"
+    assert driver.machine.next_deadline_ms() == START_MS + TICK_MS
+    driver.at(START_MS + TICK_MS - 1)
+    assert not driver.proposals
+    driver.at(START_MS + TICK_MS)
+    (batch,) = driver.proposed(CommitNativeBatch)
+    assert batch.upserts == (record("b"), record("c"))
+
+
+def test_a_welcome_comes_with_the_newest_table() -> None:
+    driver, incarnation = one_host()
+    newest = driver.namespace.version.wire
+    assert [type(each) for each in driver.effects[:3]] == [SendWelcome, SendTable, SendGrants]
+    (welcome,) = driver.of(SendWelcome)
+    assert (welcome.stream_id, welcome.welcome.incarnation, welcome.welcome.epoch) == (1, incarnation, 1)
+    assert (welcome.welcome.slot_bits, welcome.welcome.settings) == (SLOT_BITS, SETTINGS)
+    assert driver.of(SendTable) == [SendTable(1, 0, newest)]
+    delta = driver.machine.delta(0, newest)
+    assert (delta.is_snapshot, delta.to_version, delta.digest) == (True, newest, driver.machine.view.digest)
+
+
+def test_a_known_host_gets_what_it_misses() -> None:
+    driver, first, _ = two_hosts()
+    versions = [1, 2]
+    digest = driver.machine.delta(1, 2).digest
+    driver.hello(3, record("a"), first, 2, have_version=2, have_digest=digest)
+    assert driver.of(SendTable) == []
+    assert driver.closed() == [(1, "ABORTED")]
+    driver.hello(4, record("a"), first, 3, have_version=1, have_digest=driver.machine.delta(0, 2).digest)
+    assert driver.of(SendTable) == [SendTable(4, 0, versions[-1])], "the digest is that of another table"
+    assert driver.of(SendWelcome)[0].welcome.incarnation == first
+
+
+def test_a_changed_record_is_committed_and_an_unchanged_one_is_not() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += 10 * TICK_MS
+    driver.hello(2, record("a"), incarnation, 2)
+    assert not driver.proposals
+    heavier = record("a", weight=300)
+    driver.hello(3, heavier, incarnation, 3)
+    assert driver.proposed(CommitNativeBatch)[0].upserts == (heavier,)
+    assert driver.of(SendWelcome)
+    driver.commit()
+    assert driver.namespace.members["a"].host.weight == 300
+    driver.now_ms += 10 * TICK_MS
+    driver.hello(4, record("a"), incarnation, 4, by_front=True)
+    assert not driver.proposals, "a front's word may be old"
+
+
+def test_a_front_makes_nobody_a_member() -> None:
+    driver = LeaderDriver()
+    driver.hello(1, record("a"), by_front=True)
+    assert driver.effects == []
+    assert driver.machine.stream_count == 1
+    member, incarnation = one_host()
+    member.now_ms += 10 * TICK_MS
+    member.hello(2, record("a", process="p2"), by_front=True)
+    assert member.effects == []
+    member.hello(3, record("a"), by_front=True, connection=2)
+    assert member.of(SendWelcome)[0].welcome.incarnation == incarnation, "the same process missed its welcome"
+
+
+def test_another_process_takes_the_name_over() -> None:
+    driver, first = one_host()
+    driver.now_ms += TICK_MS
+    driver.hello(2, record("a", process="p2"))
+    driver.commit()
+    (gone,) = driver.of(SendGone)
+    assert (gone.stream_id, gone.gone.incarnation, gone.gone.replaced) == (1, first, True)
+    second = driver.namespace.members["a"].incarnation
+    assert driver.of(SendWelcome)[0].welcome.incarnation == second > first
+    driver.hello(3, record("a"), first, 2)
+    assert driver.of(SendGone)[0].gone.replaced
+
+
+def test_of_two_processes_that_ask_for_a_name_the_later_one_counts() -> None:
+    driver = LeaderDriver()
+    driver.hello(9, record("z"))
+    driver.hello(1, record("a"))
+    driver.hello(2, record("a", process="p2"))
+    assert driver.closed() == [(1, "ABORTED")]
+    driver.hello(2, record("a", process="p3"))
+    assert driver.closed() == []
+
+
+def test_a_stream_that_ended_asks_for_nothing() -> None:
+    driver = LeaderDriver()
+    driver.hello(9, record("z"))
+    driver.hello(1, record("a"))
+    driver.end(1)
+    assert driver.machine.stream_count == 1
+    driver.commit()
+    driver.at(driver.now_ms + TICK_MS)
+    assert not driver.proposals
+
+
+def test_an_unknown_incarnation_is_gone() -> None:
+    driver, incarnation = one_host()
+    driver.hello(2, record("a"), incarnation + 7)
+    assert driver.of(SendGone)[0].gone.incarnation == incarnation + 7
+    driver.hello(3, record("x"), 99)
+    assert driver.of(SendGone)[0].stream_id == 3
+    assert not driver.of(SendWelcome)
+
+
+def test_who_is_refused() -> None:
+    driver = LeaderDriver(limits=LeaderLimits(streams_max=2))
+    driver.hello(1, record("a"), policy=Policy.EVENTUAL)
+    assert driver.closed() == [(1, "FAILED_PRECONDITION")]
+    driver.hello(2, evolve(record("a"), actor_types=()))
+    assert driver.closed() == [(2, "INVALID_ARGUMENT")]
+    driver.hello(3, record("a"))
+    driver.hello(4, record("b"))
+    assert driver.closed() == []
+    driver.hello(5, record("c"))
+    assert driver.closed() == [(5, "RESOURCE_EXHAUSTED")]
+    assert driver.machine.stream_count == 2
+
+
+def test_older_connections_do_not_count() -> None:
+    driver, incarnation = one_host()
+    driver.hello(2, record("a"), incarnation, 5)
+    assert driver.closed() == [(1, "ABORTED")]
+    driver.hello(3, record("a"), incarnation, 4)
+    assert driver.closed() == [(3, "ABORTED")]
+    driver.renew(2, incarnation, 1, connection=4)
+    assert not driver.rounds
+    driver.renew(3, incarnation, 1, connection=5)
+    assert driver.closed() == [(3, "FAILED_PRECONDITION")]
+    driver.renew(2, incarnation, 1, connection=5)
+    assert driver.rounds
+
+
+def test_a_table_is_sent_again_to_whoever_asks() -> None:
+    driver, incarnation = one_host()
+    driver.request_table(1, incarnation)
+    assert driver.effects == [SendTable(1, 0, driver.namespace.version.wire)]
+    driver.request_table(2, incarnation)
+    assert driver.effects == []
+    driver.hello(2, record("a"), incarnation, 2)
+    driver.request_table(1, incarnation)
+    assert driver.effects == []
+
+
+# ---- renewals and rounds (L5)
+
+
+def test_renewals_are_collected_for_a_tick_then_confirmed_then_answered() -> None:
+    driver, first = one_host()
+    second = driver.join(2, record("b"))
+    began_ms = driver.now_ms
+    driver.renew(1, first, 1)
+    assert driver.of(RequestRound) == [RequestRound(1)], "the first need not wait"
+    driver.now_ms += 1
+    driver.renew(2, second, 1)
+    assert not driver.of(RequestRound)
+    driver.confirm_round()
+    assert [each.stream_id for each in driver.of(SendAnswer)] == [1], "the second came after the round was proposed"
+    assert driver.answers()[0].number == 1
+    assert driver.machine.next_deadline_ms() == began_ms + TICK_MS
+    assert not driver.of(RequestRound)
+    driver.renew(1, first, 2, base=1)
+    driver.at(began_ms + TICK_MS - 1)
+    assert not driver.of(RequestRound)
+    driver.at(began_ms + TICK_MS)
+    assert driver.of(RequestRound) == [RequestRound(2)]
+    driver.confirm_round()
+    assert [(each.stream_id, each.answer.number) for each in driver.of(SendAnswer)] == [(2, 1), (1, 2)]
+    assert all(each.version == driver.namespace.version.wire for each in driver.answers())
+
+
+def test_only_the_confirmation_of_the_running_round_counts() -> None:
+    driver, incarnation = one_host()
+    driver.event(RoundConfirmed(0))
+    driver.renew(1, incarnation, 1)
+    driver.event(RoundConfirmed(driver.rounds[-1] - 1))
+    assert driver.effects == []
+    driver.event(RoundConfirmed(driver.rounds[-1] + 1))
+    assert driver.effects == []
+    driver.confirm_round()
+    assert len(driver.answers()) == 1
+    driver.confirm_round()
+    assert driver.effects == []
+
+
+def test_a_failed_round_confirms_nothing_and_the_next_one_does() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1)
+    old = driver.rounds[-1]
+    driver.fail_round()
+    assert not driver.answers()
+    assert driver.machine.next_deadline_ms() == driver.now_ms + TICK_MS
+    driver.event(RoundConfirmed(old))
+    assert driver.effects == []
+    driver.renew(1, incarnation, 2, base=1)
+    driver.at(driver.now_ms + TICK_MS)
+    driver.confirm_round()
+    assert [each.number for each in driver.answers()] == [2], "the newest renewal is answered"
+
+
+def test_old_and_repeated_renewals_are_ignored() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 5)
+    driver.confirm_round()
+    driver.now_ms += TICK_MS
+    for number in (5, 4):
+        driver.renew(1, incarnation, number)
+        assert driver.effects == []
+    driver.renew(1, incarnation, 6)
+    assert driver.of(RequestRound)
+
+
+def test_a_removed_member_is_not_answered_though_its_renewal_was_collected() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1)
+    driver.remove(incarnation)
+    (gone,) = driver.of(SendGone)
+    assert (gone.stream_id, gone.gone.incarnation) == (1, incarnation)
+    assert gone.gone.text.endswith("was removed: operator")
+    driver.confirm_round()
+    assert not driver.answers()
+    driver.renew(1, incarnation, 2)
+    assert driver.of(SendGone)[0].gone.incarnation == incarnation
+
+
+def test_after_a_farewell_nothing_is_answered() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1)
+    driver.farewell(1, incarnation)
+    driver.confirm_round()
+    assert not driver.answers()
+    assert driver.proposed(CommitNativeBatch)[0].removals == (Removal("a", incarnation),)
+    driver.commit_all()
+    assert not driver.namespace.members
+    assert not driver.namespace.tombstones, "its own word is enough: nobody waits for its lease"
+
+
+def test_a_leaving_host_is_answered_until_it_is_removed() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 1, leaving=True)
+    (batch,) = driver.proposed(CommitNativeBatch)
+    assert (batch.removals, batch.reason) == ((Removal("a", incarnation),), "a left")
+    driver.confirm_round()
+    assert driver.answers()
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        (Held("cart", -1, 1, 1, 1), "slots -1 to -1"),
+        (Held("cart", 0, 0, 1, 1), "slots 0 to -1"),
+        (Held("cart", SLOTS - 1, 2, 1, 1), f"slots {SLOTS - 1} to {SLOTS}"),
+        (Held("nothing", 0, 1, 1, 1), "no actor type nothing"),
+    ],
+)
+def test_impossible_renewals_end_the_stream(held: Held, why: str) -> None:
+    for field in ("taken", "requests"):
+        driver, incarnation = one_host()
+        driver.renew(1, incarnation, 1, taken=(held,) if field == "taken" else (), requests=(held,))
+        assert driver.closed() == [(1, "INVALID_ARGUMENT")]
+        assert not driver.rounds
+        text = str(driver.effects[0])
+        assert why in text
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1, dropped=(SlotRun(held.actor_type, held.first, held.count),))
+    assert driver.closed() == [(1, "INVALID_ARGUMENT")]
+
+
+def test_the_last_slot_may_be_named_but_no_version_that_does_not_exist() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1, taken=(Held("cart", SLOTS - 1, 1, 1, 1),))
+    assert driver.rounds
+    driver.renew(1, incarnation, 2, version=driver.namespace.version.wire + 1)
+    assert driver.closed() == [(1, "INVALID_ARGUMENT")]
+
+
+def test_reports_on_a_base_that_is_not_at_hand_are_asked_for_in_full() -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1, taken=all_held(driver, incarnation))
+    driver.confirm_round()
+    assert driver.answers()[0].holding_known
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 3, base=2)
+    driver.confirm_round()
+    assert not driver.answers()[0].holding_known
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 4, base=3)
+    driver.confirm_round()
+    assert not driver.answers()[0].holding_known, "the base was not known either"
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 5, taken=all_held(driver, incarnation))
+    driver.confirm_round()
+    assert driver.answers()[0].holding_known
+    driver.hello(2, record("a"), incarnation, 2)
+    driver.now_ms += TICK_MS
+    driver.renew(2, incarnation, 6, base=5, connection=2)
+    driver.confirm_round()
+    assert not driver.answers()[0].holding_known, "bases do not outlive their connection"
