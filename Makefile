@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults bench engine-bench kill-trials raft-simulation simulate clean
+.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults fault-controls bench engine-bench kill-trials raft-simulation simulate clean
 
 help:
 	@echo "make demo               a tour: three replicas, hosts with actors, calls, hosts and the leader killed, and a table"
@@ -11,6 +11,7 @@ help:
 	@echo "make serve              one server on 127.0.0.1:50005 until Ctrl-C"
 	@echo "make model-check        TLC over all of tla/  (model-check-quick: the part that make test runs)"
 	@echo "make faults             a fault-injection campaign: TIME=10m SEED= RUNS= JOBS=1 WORKLOAD= FAULT= ENGINE= REPLICAS= HOSTS="
+	@echo "make fault-controls     seeded bugs in callboard's processes, which the fault suite has to find"
 	@echo "make conformance        paths of the specification, replayed on the code"
 	@echo "make bench              1,000 simulated sidecars; slot tables and their deltas; calls of actors"
 	@echo "make engine-bench       commits/s, latency and failover of the consensus engines"
@@ -54,6 +55,10 @@ FAULTS_OPTIONS := $(if $(TIME),--time $(TIME)) $(if $(SEED),--seed $(SEED)) $(if
 
 faults: setup
 	@.venv/bin/callboard-faults campaign $(FAULTS_OPTIONS)
+
+fault-controls: setup
+	@.venv/bin/callboard-faults controls $(if $(RECORD),--record)
+
 conformance: setup
 	@$(PYTHON) -m harness.conformance paths
 	@$(PYTHON) -m harness.conformance mutants

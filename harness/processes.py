@@ -124,14 +124,19 @@ class ServerProcess:
         directory: Path,
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        *,
+        program: Sequence[str] = ("callboard.cli.main",),
     ) -> None:
         self.replica_id = replica_id
         self.ports = ports
         self.data_dir = directory / "data"
         self.log_path = directory / "log.txt"
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.more_flags: tuple[str, ...] = ()
+        """Behind the others, from the next start on."""
         self._flags = tuple(flags)
         self._environment = dict(environment or {})
+        self._program = tuple(program)
         self._process: subprocess.Popen[bytes] | None = None
         self.wanted = False
         """Started, and not stopped or killed on purpose since."""
@@ -157,10 +162,11 @@ class ServerProcess:
         """The command line of the server."""
         ports = self.ports
         return [
-            *(sys.executable, "-m", "callboard.cli.main", "serve"),
+            *(sys.executable, "-m", *self._program, "serve"),
             *("--id", self.replica_id, "--data-dir", str(self.data_dir), "--listen-address", HOST),
             *("--port", str(ports.grpc), "--healthz-port", str(ports.healthz), "--metrics-port", str(ports.metrics)),
             *self._flags,
+            *self.more_flags,
         ]
 
     def start(self) -> None:
@@ -264,21 +270,22 @@ class ServerProcess:
     async def status(self, *, linearizable: bool = False) -> admin_pb2.StatusReply:
         """What `callboard status` shows. Raises grpc.aio.AioRpcError."""
         request = admin_pb2.StatusRequest(linearizable=linearizable)
-        return admin_pb2.StatusReply.FromString(await self._admin("Status", request.SerializeToString()))
+        return admin_pb2.StatusReply.FromString(await self.admin("Status", request.SerializeToString()))
 
     async def members(self, namespace: str = "", *, linearizable: bool = True) -> list[admin_pb2.Member]:
         """What `callboard members` shows. Raises grpc.aio.AioRpcError."""
         request = admin_pb2.ListMembersRequest(namespace=namespace, linearizable=linearizable)
-        answer = await self._admin("ListMembers", request.SerializeToString())
+        answer = await self.admin("ListMembers", request.SerializeToString())
         return list(admin_pb2.ListMembersReply.FromString(answer).members)
 
     async def owner(self, namespace: str, actor_type: str, actor_id: str) -> str:
         """What `callboard lookup` shows. Raises grpc.aio.AioRpcError."""
         request = admin_pb2.LookupRequest(namespace=namespace, actor_type=actor_type, actor_id=actor_id)
-        answer = await self._admin("Lookup", request.SerializeToString())
+        answer = await self.admin("Lookup", request.SerializeToString())
         return admin_pb2.LookupReply.FromString(answer).host
 
-    async def _admin(self, method: str, request: bytes) -> bytes:
+    async def admin(self, method: str, request: bytes) -> bytes:
+        """One call of the admin service. Raises grpc.aio.AioRpcError."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
         async with grpc.aio.insecure_channel(self.address, options=options) as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(ADMIN + method)

@@ -10,6 +10,7 @@ import grpc.aio
 from attrs import Factory, asdict, define, field, frozen
 
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord
+from callboard.core.table_delta import TableDelta, TableView
 from callboard.core.versions import Policy
 from callboard.host import ActorFailedError, CallError, CallSettings, Router
 from callboard.host.client import NEVER_CONNECTED
@@ -120,18 +121,42 @@ async def called(call: Awaitable[Any]) -> Answer:
         raise
 
 
+class RecordingRouter(Router):
+    """Says which tables it takes."""
+
+    installed: Callable[[TableView], None]
+
+    def _install(self, delta: TableDelta) -> None:
+        super()._install(delta)
+        if self.view is not None:
+            self.installed(self.view)
+
+
 @define(eq=False)
 class ActorClient:
     """Calls actors from one client end."""
 
     cluster: FaultCluster
     source: str
-    router: Router = field(init=False)
+    recorder: Recorder
+    router: RecordingRouter = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         calls = CallSettings(timeout_ms=CALL_TIMEOUT_MS, dial=self.cluster.host_addresses(self.source))
         addresses = ",".join(self.cluster.addresses(self.source))
-        self.router = Router(cluster=addresses, namespace=NAMESPACE, calls=calls)
+        self.router = RecordingRouter(cluster=addresses, namespace=NAMESPACE, calls=calls)
+        self.router.installed = self._installed
+
+    def _installed(self, view: TableView) -> None:
+        """What the caller itself goes by, over all its watches."""
+        self.recorder.note(
+            "table",
+            namespace=NAMESPACE,
+            host=f"caller-{self.source}",
+            incarnation=1,
+            version=view.version,
+            digest=view.digest.hex(),
+        )
 
     async def add(self, caller: Caller, actor_id: str, amount: int) -> Outcome:
         """Operation `add`."""
@@ -141,11 +166,13 @@ class ActorClient:
         )
         return outcome
 
-    async def append(self, caller: Caller, actor_id: str, value: int, *, hold_ms: int = 0) -> Outcome:
-        """Operation `append`, in a turn that takes `hold_ms`."""
+    async def append(
+        self, caller: Caller, actor_id: str, value: int, *, hold_ms: int = 0, block_ms: int = 0
+    ) -> Outcome:
+        """Operation `append`, in a turn that takes `hold_ms` and computes for `block_ms`."""
         actor = self.router.client.actor(Journal, actor_id)
         outcome, _ = await caller.do(
-            "append", f"list/{actor_id}", value, lambda token: called(actor.append(value, token, hold_ms))
+            "append", f"list/{actor_id}", value, lambda token: called(actor.append(value, token, hold_ms, block_ms))
         )
         return outcome
 

@@ -8,6 +8,7 @@ has a member of etcd beside it, at NAME.etcd; members of etcd talk to each other
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +22,10 @@ from attrs import Factory, define, evolve, field, frozen
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from harness.etcd import EtcdCluster
+from harness.faults.bugs import BUGS, Where
 from harness.faults.managed import EtcdMemberUnderTest, HostUnderTest, Managed, Replica
 from harness.faults.proxies import Link, Network
-from harness.processes import HOST, PortLease, Ports, ServerProcess, wait_until
+from harness.processes import HOST, REPOSITORY, PortLease, Ports, ServerProcess, wait_until
 
 RAFT = ".raft"
 ETCD = ".etcd"
@@ -55,6 +57,12 @@ class ClusterSettings:
     slot_bits: int = 8
     disseminate_timeout_ms: int = 3000
     member_grace_ms: int = 6000
+    feature_level: int | None = None
+    """That the replicas raise their group to; None for the newest."""
+    bug: str = ""
+    """See `bugs`: the processes that it is of run with it."""
+    witness: bool = False
+    """Whether replicas say what they synced (see `witness`), so that a disk can lose the rest."""
     flags: tuple[str, ...] = ()
 
     def serve_flags(self) -> tuple[str, ...]:
@@ -67,6 +75,7 @@ class ClusterSettings:
             *(f"--clock-rate-error-ppm={times.rate_error_ppm}", f"--max-isolation={times.max_isolation_ms}ms"),
             f"--disseminate-timeout={self.disseminate_timeout_ms}ms",
             f"--member-grace-period={self.member_grace_ms}ms",
+            *((f"--feature-level={self.feature_level}",) if self.feature_level is not None else ()),
             *self.flags,
         )
 
@@ -145,7 +154,8 @@ class FaultCluster:
                 "store": store,
                 "dial": ",".join(f"{known}={used}" for known, used in dial),
             }
-            self.hosts[name] = HostUnderTest(name, port, self.directory, arguments)
+            program = self._program(Where.HOST, "harness.faults.workload_host")
+            self.hosts[name] = HostUnderTest(name, port, self.directory, arguments, program)
 
     async def _link(self, names: list[str], ports: Mapping[str, Ports], host_ports: Mapping[str, int]) -> None:
         pairs = []
@@ -173,7 +183,22 @@ class FaultCluster:
         ]
         if self.etcd:
             flags += ["--etcd-endpoints", ",".join(self.dialled(name, other + ETCD) for other in ports)]
-        return ServerProcess(name, ports[name], self.directory / name, flags)
+        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}"}
+        program = self._program(Where.REPLICA, "callboard.cli.main", self.witness_path(name))
+        return ServerProcess(name, ports[name], self.directory / name, flags, environment, program=program)
+
+    def _program(self, where: Where, usual: str, seen_in: Path | None = None) -> tuple[str, ...]:
+        """What runs as a replica or host: the usual module, unless it has a bug or is to be watched."""
+        settings, options = self.settings, list[str]()
+        if settings.bug and BUGS[settings.bug].where is where:
+            options += ["--bug", settings.bug]
+        if settings.witness and seen_in is not None:
+            options += ["--witness", str(seen_in)]
+        return ("harness.faults.launched", *options, where.value) if options else (usual,)
+
+    def witness_path(self, name: str) -> Path:
+        """Where a replica's witness of syncs writes, if it has one."""
+        return self.directory / f"{name}.synced"
 
     # -- names and addresses -----------------------------------------------------------------------------
 
@@ -186,8 +211,9 @@ class FaultCluster:
         return [*self.replicas.values(), *self.hosts.values(), *self.etcd.values()]
 
     def permanent(self) -> list[Managed]:
-        """All that run from the start."""
-        return [*self.etcd.values(), *self.replicas.values(), *self.first_hosts()]
+        """All that run from the start. Runs without actors have no hosts."""
+        hosts = [host for host in self.first_hosts() if host.generation]
+        return [*self.etcd.values(), *self.replicas.values(), *hosts]
 
     def first_hosts(self) -> list[HostUnderTest]:
         """Those that run from the start."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callboard.core.durations import parse_duration_ms
-from harness.faults import summary
+from harness.faults import controls, summary
 from harness.faults.campaign import Campaign, Limits
 from harness.faults.exploration import draw, regression
 from harness.faults.history import HistoryError
@@ -62,11 +62,12 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--out", type=Path, default=None, help=f"default: {DEFAULT_OUT}/TIME")
     checks = commands.add_parser("check", help="check saved histories again; changes nothing")
     reports = commands.add_parser("report", help="check again, and write results and pages anew")
+    seeded = controls.add_parser(commands)
     lists = commands.add_parser("list", help="kinds of faults, their groups, and the stored scenarios")
     for one in (checks, reports):
         one.add_argument("directories", type=Path, nargs="+", help="of a run, or of many; or a history.jsonl")
     reports.add_argument("--record", type=Path, default=None, help="put a campaign's summary into this document")
-    for one in (runs, campaigns, checks, reports, lists):
+    for one in (runs, campaigns, checks, reports, seeded, lists):
         one.add_argument("-o", "--output", choices=("text", "json"), default="text")
     return top
 
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         "report": report_again,
         "run": run_all,
         "campaign": run_campaign,
+        "controls": controls.command,
     }
     try:
         return commands[options.command](options, console)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,13 +119,21 @@ class Replica(Managed):
 class HostUnderTest(Managed):
     """One `harness.faults.workload_host`. Dies with the process that started it."""
 
-    def __init__(self, name: str, port: int, directory: Path, arguments: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        directory: Path,
+        arguments: Mapping[str, str],
+        program: Sequence[str] = ("harness.faults.workload_host",),
+    ) -> None:
         self.name = name
         self.address = f"{HOST}:{port}"
         self.trace_path = directory / f"{name}.jsonl"
         self.log_path = directory / f"{name}.log"
         self.environment: dict[str, str] = {}
         self._arguments = {"name": name, "listen": self.address, "trace": str(self.trace_path), **arguments}
+        self._program = tuple(program)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -150,7 +158,7 @@ class HostUnderTest(Managed):
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
-                    *(sys.executable, "-m", "harness.faults.workload_host", *arguments),
+                    *(sys.executable, "-m", *self._program, *arguments),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

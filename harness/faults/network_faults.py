@@ -49,8 +49,11 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
             return apart(hit, ends), ",".join(hit)
         case "partition_named":
             everybody += others(world.cluster.hosts, *everybody)
-            hit = world.named(spec.target, everybody)
-            return apart(hit, others(everybody, *hit)), ",".join(hit)
+            hit = await _ends(world, spec.target, everybody)
+            rest = (
+                await _ends(world, str(spec.parameters["from"]), everybody) if "from" in spec.parameters else everybody
+            )
+            return apart(hit, others(rest, *hit)), ",".join(hit)
         case "partition_halves":
             one = world.random.sample(everybody, len(everybody) // 2)
             return apart(one, others(everybody, *one)), "+".join(sorted(one))
@@ -63,6 +66,18 @@ async def grudge_of(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
             return ring(order), "->".join(order)
     hit = await world.pick_replicas(spec.target or "leader")
     return _one_way(spec, hit, others(replicas, *hit))
+
+
+async def _ends(world: World, target: str, known: list[str]) -> list[str]:
+    """Names with commas, among them `leader`, and `followers` for all the other replicas. Raises ScheduleError."""
+    found: list[str] = []
+    for name in target.split(","):
+        if name in {"leader", "followers"}:
+            leader = await world.leader()
+            found += [leader] if name == "leader" else others(world.replicas(), leader)
+        else:
+            found += world.named(name, known)
+    return found
 
 
 def _grudge_of_hosts(spec: FaultSpec, world: World) -> tuple[Grudge, str]:
@@ -113,6 +128,7 @@ PARTITIONS = (
     "client_from_hosts",
 )
 ETCD_CUTS = ("replica_from_etcd",)
+"""Kinds that are drawn with the etcd engine only."""
 
 
 @kind(*PARTITIONS, *ETCD_CUTS, "partition_named")
@@ -152,6 +168,66 @@ class Partition:
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
         await heal_links(world, [link for link, _ in self._halves.values()])
+
+
+@kind("swizzle")
+@define(eq=False)
+class Swizzle:
+    """Swizzle-clogging, as FoundationDB has it: some nodes are cut off one after the other, and come back one after the
+    other in another order."""
+
+    spec: FaultSpec
+    _order: list[str] = Factory(list)
+    _clogged: set[str] = Factory(set)
+    _answered: list[Link] = Factory(list)
+    _work: asyncio.Task[None] | None = None
+    problem: str = ""
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        nodes = [*world.replicas(), *world.hosts()]
+        self._order = world.random.sample(nodes, world.random.randint(2, len(nodes)))
+        self._answered = await answering(self._links(world, self._order[0]))
+        return ",".join(self._order)
+
+    @staticmethod
+    def _links(world: World, node: str) -> list[Link]:
+        links = world.cluster.network.links.values()
+        return [link for link in links if node in {link.source, link.target.removesuffix(RAFT).removesuffix(ETCD)}]
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self._clog(world, self._order[0])
+        self._work = asyncio.ensure_future(self._go_on(world))
+
+    async def _clog(self, world: World, node: str) -> None:
+        self._clogged.add(node)
+        cut = _cut(Style(text(self.spec, "style", Style.BLACK_HOLE.value, STYLES)), tuple(sorted(Direction)))
+        await world.cluster.network.apply(Change(link, cut) for link in self._links(world, node))
+
+    async def _go_on(self, world: World) -> None:
+        pause_s = self.spec.duration_s / (2 * len(self._order) + 1)
+        for node in self._order[1:]:
+            await asyncio.sleep(pause_s)
+            await self._clog(world, node)
+        for node in world.random.sample(self._order, len(self._order)):
+            await asyncio.sleep(pause_s)
+            self._clogged.discard(node)
+            still = {link.name for other in self._clogged for link in self._links(world, other)}
+            await heal_links(world, [link for link in self._links(world, node) if link.name not in still])
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+        if not self._answered:
+            self.problem = "nobody answered before it either"
+        return await silenced(self._answered)
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+        await heal_links(world, [link for node in self._order for link in self._links(world, node)])
 
 
 def _cut(style: Style, directions: tuple[Direction, ...]) -> Act:

@@ -1,4 +1,4 @@
-"""Faults of processes: killed, frozen, restarted, in crash loops; hosts that come and go; lost and damaged disks."""
+"""Faults of processes: killed, frozen, restarted, in crash loops; hosts that come and go."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 
 from attrs import Factory, define
 
-from harness.faults.managed import Replica
 from harness.faults.nemeses import FaultSpec, World, kind, number
 from harness.processes import ProcessError, wait_until
 
-JOURNAL = "journal"
-FRAME_START = b"\xc5JF1"
-REFUSED_DEADLINE_S = 20.0
 CRASH_PAUSE_S = 1.2
 GATHER_S = 0.25
 
@@ -28,7 +23,9 @@ async def pick(spec: FaultSpec, world: World) -> list[str]:
     elif spec.kind.startswith("etcd"):
         found = world.pick_etcd(spec.target or "one")
     else:
-        found = await world.pick_replicas(spec.target or ("all" if spec.kind == "rolling_restart" else "one"))
+        found = await world.pick_replicas(
+            spec.target or ("all" if spec.kind in {"rolling_restart", "upgrade"} else "one")
+        )
     free = [name for name in found if name not in world.busy and world.process(name).alive]
     world.busy.update(free)
     return free
@@ -294,134 +291,3 @@ class Storm:
             if host.alive:
                 await host.kill()
                 world.note_process(host.name, "killed")
-
-
-# -- disks -----------------------------------------------------------------------------------------------
-
-
-@define(eq=False)
-class OnDisk(OnProcesses):
-    """What faults of a replica's disk share. The replica is down while its files are touched."""
-
-    async def resolve(self, world: World) -> str:
-        """See `Nemesis`."""
-        await OnProcesses.resolve(self, world)
-        if world.cluster.settings.engine != "pysyncobj":
-            world.busy.difference_update(self.names)
-            self.names = []
-        return ",".join(self.names)
-
-    async def _killed(self, world: World) -> Replica:
-        replica = world.cluster.replicas[self.names[0]]
-        await replica.kill()
-        world.note_process(replica.name, "killed")
-        return replica
-
-    def _journal(self, world: World) -> Path:
-        return world.cluster.replicas[self.names[0]].process.data_dir / JOURNAL
-
-
-@kind("torn_tail")
-@define(eq=False)
-class TornTail(OnDisk):
-    """The journal ends in half a frame, as a crash in the middle of a write leaves it: it must be cut, and no more."""
-
-    _torn_at: int = 0
-    _size: int = 0
-
-    async def inject(self, world: World) -> None:
-        """See `Nemesis`."""
-        replica = await self._killed(world)
-        journal = self._journal(world)
-        data = journal.read_bytes()
-        frame = data[data.rfind(FRAME_START) :]
-        self._torn_at = len(data)
-        # The beginning of a frame like the last one: whole sectors of it were never written.
-        torn = frame[: max(3, len(frame) // 2)] if len(frame) < 40 else frame[:4] + bytes(1200)
-        journal.write_bytes(data + torn)
-        self._size = len(data) + len(torn)
-        replica.start()
-        world.note_process(replica.name, "started")
-
-    async def bit(self, world: World) -> str:
-        """See `Nemesis`."""
-        replica, journal = world.cluster.replicas[self.names[0]], self._journal(world)
-
-        async def cut() -> bool:
-            if not replica.alive:
-                raise ProcessError(f"{replica.name} does not start on a torn tail\n{replica.process.log_tail()}")
-            return b"\0" * 1200 not in journal.read_bytes()
-
-        await wait_until(cut, deadline_s=60, what="the torn tail is cut")
-        return f"{self._size - self._torn_at} torn bytes were cut at byte {self._torn_at}"
-
-    async def heal(self, world: World) -> None:
-        """See `Nemesis`."""
-        await self.start_again(world)
-
-
-@kind("corrupt_byte")
-@define(eq=False)
-class CorruptByte(OnDisk):
-    """One synced byte of the journal changes: the replica must refuse to start with it. Healed from a copy."""
-
-    _kept: bytes = b""
-
-    async def inject(self, world: World) -> None:
-        """See `Nemesis`."""
-        replica = await self._killed(world)
-        journal = self._journal(world)
-        self._kept = journal.read_bytes()
-        # In front of the last frame: what is there was synced for certain.
-        at = world.random.randrange(max(1, self._kept.rfind(FRAME_START)))
-        damaged = bytearray(self._kept)
-        damaged[at] ^= 0x10
-        journal.write_bytes(damaged)
-        replica.start()
-
-    async def bit(self, world: World) -> str:
-        """See `Nemesis`."""
-        replica = world.cluster.replicas[self.names[0]]
-        code = await replica.process.wait_exit(deadline_s=REFUSED_DEADLINE_S)
-        said = "damaged" in replica.process.log_tail()
-        return f"refused to start, exit code {code}: the journal is damaged" if code != 0 and said else ""
-
-    async def heal(self, world: World) -> None:
-        """See `Nemesis`."""
-        if self._kept:
-            await world.cluster.replicas[self.names[0]].kill()
-            self._journal(world).write_bytes(self._kept)
-        await self.start_again(world)
-
-
-@kind("wiped_disk")
-@define(eq=False)
-class WipedDisk(OnDisk):
-    """A replica comes back with an empty directory: it must not take part. Healed by giving the directory back."""
-
-    _kept: Path | None = None
-
-    async def inject(self, world: World) -> None:
-        """See `Nemesis`."""
-        replica = await self._killed(world)
-        self._kept = world.cluster.remove_data(replica.name)
-        replica.start()
-        world.note_process(replica.name, "started")
-
-    async def bit(self, world: World) -> str:
-        """See `Nemesis`. Others that are up see it, and do not count it in; it never gets ready."""
-        replica = world.cluster.replicas[self.names[0]]
-        until = asyncio.get_running_loop().time() + min(4.0, self.spec.duration_s)
-        while asyncio.get_running_loop().time() < until:
-            if replica.alive and await replica.process.ready():
-                return ""
-            await asyncio.sleep(0.3)
-        return "it does not get ready with an empty directory"
-
-    async def heal(self, world: World) -> None:
-        """See `Nemesis`."""
-        if self._kept is not None:
-            await world.cluster.replicas[self.names[0]].kill()
-            world.cluster.restore_data(self.names[0], self._kept)
-            self._kept = None
-        await self.start_again(world)

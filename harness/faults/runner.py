@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from attrs import Factory, asdict, define, evolve, frozen
 
+from callboard.core.slot_membership import NATIVE_LEVEL
 from callboard.core.versions import Policy
 from harness.faults.checkers.convergence import convergence_figures
 from harness.faults.checkers.verdict import Verdict
@@ -28,9 +29,11 @@ from harness.faults.cluster import (
     REGISTER,
     REGISTER_TIMES,
     SIDECARS,
+    TIMES,
     ClusterSettings,
     FaultCluster,
 )
+from harness.faults.disk_faults import WATCHED
 from harness.faults.figures import figures_of
 from harness.faults.gates import FaultReport, gates_of
 from harness.faults.history import History, Phase, Recorder, read_history
@@ -38,7 +41,7 @@ from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World, spec_of
 from harness.faults.observers import Observers, collect
 from harness.faults.schedules import Schedule, load
 from harness.faults.verdicts import judge, namespaces
-from harness.faults.workloads import Workloads, operators
+from harness.faults.workloads import Habits, Workloads, operators
 from harness.processes import REPOSITORY, ProcessError, wait_until
 
 ALL_WORKLOADS = ("actors", "members", "lookups", "sidecars")
@@ -64,6 +67,8 @@ class RunSettings:
     cluster: ClusterSettings = Factory(ClusterSettings)
     before_s: float = BEFORE_S
     after_s: float = AFTER_S
+    settle_s: float = SETTLE_DEADLINE_S
+    habits: Habits = Factory(Habits)
 
     @classmethod
     def of(cls, directory: Path, schedule: Schedule) -> Self:
@@ -136,6 +141,8 @@ async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
     """One whole run. Leaves history.jsonl, results.json, schedule.json, a page and logs in its directory, also when it
     is cancelled or cannot be finished: then `failures` says so."""
     settings.directory.mkdir(parents=True, exist_ok=True)
+    if any(fault.kind in WATCHED for fault in schedule.faults):
+        settings = evolve(settings, cluster=evolve(settings.cluster, witness=True))
     report = RunReport(schedule, settings.directory)
     schedule.save(settings.directory / SCHEDULE)
     path = settings.directory / HISTORY
@@ -273,7 +280,8 @@ class _Run:
         async with cluster:
             self.report.figures["toxiproxy"] = await cluster.network.version()
             world = World(cluster, self.recorder, random.Random(f"targets/{self.schedule.seed}"))
-            workloads = Workloads.of(self.settings.workloads, cluster, self.recorder, self.schedule.seed)
+            settings, seed = self.settings, self.schedule.seed
+            workloads = Workloads.of(settings.workloads, cluster, self.recorder, seed, settings.habits)
             observers = Observers(cluster, self.recorder)
             try:
                 await self._phases(cluster, world, workloads, observers)
@@ -285,8 +293,12 @@ class _Run:
                 collect(cluster, self.recorder)
 
     async def _phases(self, cluster: FaultCluster, world: World, workloads: Workloads, observers: Observers) -> None:
-        await self._create_namespaces(cluster)
-        observers.start([NAMESPACE, REGISTER])
+        level = cluster.settings.feature_level
+        if level is None or level >= NATIVE_LEVEL:
+            await self._create_namespaces(cluster)
+            observers.start([NAMESPACE, REGISTER])
+        else:
+            observers.start([])
         if "actors" in self.settings.workloads or "lookups" in self.settings.workloads:
             await self._start_hosts(cluster, world)
         await workloads.start()
@@ -356,7 +368,7 @@ class _Run:
         self.say("waiting until everything works again")
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(SETTLE_DEADLINE_S):
+            async with asyncio.timeout(self.settings.settle_s):
                 if cluster.first_hosts()[0].generation:
                     await self._wait_members(cluster)
                 await workloads.settle()
@@ -431,5 +443,7 @@ def cluster_settings(options: dict[str, Any]) -> ClusterSettings:
         replicas=int(options.get("replicas", 3)),
         hosts=int(options.get("hosts", 3)),
         policy=Policy(options.get("policy", Policy.EXCLUSIVE.value)),
+        times=evolve(TIMES, **options.get("times", {})),
+        feature_level=options.get("feature_level"),
     )
     return evolve(settings, replicas=1) if settings.engine == "memory" else settings

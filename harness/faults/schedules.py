@@ -9,11 +9,11 @@ from typing import Any
 
 from attrs import field, frozen
 
-from harness.faults import clock_faults, network_faults, process_faults
+from harness.faults import clock_faults, disk_faults, network_faults, operator_faults, process_faults
 from harness.faults.nemeses import KINDS, FaultSpec, ScheduleError, Value, spec_of
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "partition": network_faults.PARTITIONS,
+    "partition": (*network_faults.PARTITIONS, "swizzle"),
     "slow": ("latency", "jitter", "bandwidth", "slicing"),
     "reset": ("resets", "torn_frames"),
     "kill": ("kill", "crash_loop"),
@@ -21,7 +21,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "restart": ("rolling_restart",),
     "host": ("host_kill", "host_pause", "host_restart", "host_crash_loop", "host_kill_while_leaving"),
     "storm": ("storm",),
-    "disk": ("torn_tail", "corrupt_byte", "wiped_disk"),
+    "disk": ("torn_tail", "corrupt_byte", "wiped_disk", "tail_loss", "full_disk", "replaced_disk"),
+    "operator": ("host_drain", "host_cordon", "host_removed"),
     "etcd": (*network_faults.ETCD_CUTS, "etcd_kill", "etcd_pause"),
     "clock": ("host_clock_rate",),
 }
@@ -29,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 LANES: dict[str, tuple[str, ...]] = {
     "network": ("partition", "partition", "slow", "reset"),
     "replicas": ("kill", "kill", "pause", "restart", "disk"),
-    "hosts": ("host", "host", "storm"),
+    "hosts": ("host", "host", "storm", "operator"),
     "etcd": ("etcd",),
 }
 """Groups by lane; more often named is more often drawn. Clocks are falsified only when asked for: not every machine has
@@ -59,6 +60,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "torn_tail": _ANY,
     "corrupt_byte": _ANY,
     "wiped_disk": _ANY,
+    "tail_loss": ("leader", "follower", "majority", "all"),
+    "full_disk": _ANY,
+    "replaced_disk": _ANY,
     "rolling_restart": ("all",),
     "host_kill": ("one", "one", "all"),
     "host_pause": ("one", "one", "all"),
@@ -81,6 +85,13 @@ SHORTEST_S = {
     "torn_tail": 6.0,
     "corrupt_byte": 6.0,
     "wiped_disk": 6.0,
+    "tail_loss": 6.0,
+    "full_disk": 15.0,
+    "replaced_disk": 20.0,
+    "host_drain": 6.0,
+    "host_cordon": 6.0,
+    "host_removed": 3.0,
+    "swizzle": 12.0,
     "rolling_restart": 18.0,
     "storm": 8.0,
     "latency": 5.0,
@@ -170,4 +181,6 @@ def lane_of(kind: str) -> str:
 
 
 assert process_faults
+assert disk_faults
+assert operator_faults
 assert clock_faults  # their kinds are registered by their import

@@ -12,9 +12,11 @@ from harness.faults.checkers import (
     availability,
     convergence,
     effects,
+    failover,
     linearizability,
     models,
     replicas,
+    rights,
     rounds,
     tables,
 )
@@ -37,6 +39,8 @@ def _of_all(history: History) -> Iterator[CheckResult]:
     yield replicas.check_logs(history)
     if _workloads(history) & {"members", "lookups"}:
         yield replicas.check_positions(history)
+    if "lookups" in _workloads(history):
+        yield failover.check_failover(history)
 
 
 def _of_actors(history: History) -> Iterator[CheckResult]:
@@ -52,6 +56,9 @@ def _of_actors(history: History) -> Iterator[CheckResult]:
         yield activations.check_single_activation(history)
         yield activations.check_stale_turns(history)
         yield effects.check_fences(history)
+        yield rights.check_grants(history)
+        yield rights.check_gate(history)
+        yield rights.check_renewals(history)
         return
     for healed in history.notes_of("healed"):
         bound_ms = duplicate_window_ms(history.settings, ACTORS) + _stalled_after(history, healed)

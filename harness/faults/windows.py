@@ -13,7 +13,7 @@ from harness.faults.history import Fault, History, Phase
 EVERYBODY = "everybody"
 ONE_BY_NAME = frozenset(
     {
-        *("kill", "pause", "crash_loop", "torn_tail", "corrupt_byte", "wiped_disk"),
+        *("kill", "pause", "crash_loop", "torn_tail", "corrupt_byte", "wiped_disk", "tail_loss", "full_disk"),
         *("partition_replicas", "partition_from_everybody", "partition_named"),
     }
 )

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,10 +32,13 @@ from callboard.host import (
     StoreError,
     method,
 )
+from callboard.host.clock import now_ms
 from harness.faults.clock import FALSIFIED, real_ns
 
 LOCK_S = 10.0
 CLOCK_PERIOD_S = 0.3
+ASKED_NS: ContextVar[int] = ContextVar("asked_ns", default=0)
+"""When the present turn was about to ask for an access to the store."""
 CLOCK = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 COLUMNS = "at_ms, actor, fence, accepted, kind, token, host, incarnation"
 
@@ -78,7 +82,7 @@ class Trace:
 class TracedStore(SqliteStore):
     """The store under test, with a log of accesses beside it."""
 
-    host: Host
+    host: TracedHost
 
     async def open(self) -> str:
         """See `StateStore`."""
@@ -92,6 +96,7 @@ class TracedStore(SqliteStore):
 
     async def load(self, key: ActorKey, fence: int) -> Stored:
         """See `StateStore`."""
+        self._passed(key, fence, "load")
         try:
             return await super().load(key, fence)
         except StaleFenceError:
@@ -100,11 +105,20 @@ class TracedStore(SqliteStore):
 
     async def save(self, key: ActorKey, value: bytes, *, expected_version: int, fence: int) -> int:
         """See `StateStore`."""
+        self._passed(key, fence, "save")
         try:
             return await super().save(key, value, expected_version=expected_version, fence=fence)
         except StaleFenceError:
             await self._refused(key, fence, "save")
             raise
+
+    def _passed(self, key: ActorKey, fence: int, access: str) -> None:
+        """An access has passed the host's gate, which was asked after `asked_ns`."""
+        asked_ns = ASKED_NS.get()
+        if asked_ns:
+            incarnation = self.host.session.machine.incarnation
+            fields = {"host": self.host.name, "incarnation": incarnation, "fence": fence, "access": access}
+            self.host.trace.write("passed", actor=f"{key.actor_type}/{key.actor_id}", asked_ns=asked_ns, **fields)
 
     async def _refused(self, key: ActorKey, fence: int, kind: str) -> None:
         """Fences only rise, so that a refusal may be written down a moment after it happened."""
@@ -125,6 +139,7 @@ class TracedHost(Host):
     """A host that writes down what it is told of tables and slots."""
 
     trace: Trace
+    _renewed_ms: int | None = None
 
     def table_installed(self, effect: TableInstalled) -> None:
         """See `Slots`."""
@@ -132,6 +147,17 @@ class TracedHost(Host):
         if self.view is not None:
             digest = self.view.digest.hex()
             self._write("table", namespace=self.namespace, version=self.view.version, digest=digest)
+
+    def lease_renewed(self) -> None:
+        """See `Slots`. A falsified clock cannot say when a renewal was sent."""
+        super().lease_renewed()
+        machine = self.session.machine
+        sent_ms = machine._base_ms  # noqa: SLF001 - what no application needs to know
+        if sent_ms is None or sent_ms == self._renewed_ms or os.environ.get(FALSIFIED):
+            return
+        self._renewed_ms = sent_ms
+        sent_ns = real_ns() - (now_ms() - sent_ms + 1) * 1_000_000
+        self._write("renewed", epoch=machine.epoch, sent_ns=sent_ns)
 
     def granted(self, effect: Granted) -> None:
         """See `Slots`."""
@@ -183,17 +209,23 @@ class Traced(Actor):
         await self._load()
 
     async def _load(self) -> State:
+        ASKED_NS.set(real_ns())
         stored = await self.context.load()
         self.state = State(**json.loads(stored)) if stored else State(self.empty)
         return self.state
 
-    async def _turn(self, name: str, token: str, change: Any, *, hold_ms: int = 0) -> Any:
-        """One turn: `change` makes the new value from the old one, or is None to read. `hold_ms`: how long it takes."""
+    async def _turn(self, name: str, token: str, change: Any, *, hold_ms: int = 0, block_ms: int = 0) -> Any:
+        """One turn: `change` makes the new value from the old one, or is None to read.
+
+        `hold_ms`: how long it takes. `block_ms`: how long it computes and lets nobody else in the process run.
+        """
         begun_ns, incarnation = real_ns(), self.host.session.machine.incarnation
         await asyncio.sleep(hold_ms / 1000)
         state, self.state = self.state or await self._load(), None
         if change is not None:
             state = State(change(state.value), token, self.host.name, incarnation)
+            time.sleep(block_ms / 1000)  # noqa: ASYNC251 - what a turn does that computes for long
+            ASKED_NS.set(real_ns())
             try:
                 await self.context.save(state.encoded())
             except StaleFenceError:
@@ -248,9 +280,13 @@ class Journal(Traced):
     empty: ClassVar[Any] = []
 
     @method
-    async def append(self, value: int, token: str, hold_ms: int = 0) -> list[int]:
-        """Returns the list after it. `hold_ms`: how long the turn takes at least."""
-        result: list[int] = await self._turn("append", token, lambda values: [*values, value], hold_ms=hold_ms)
+    async def append(self, value: int, token: str, hold_ms: int = 0, block_ms: int = 0) -> list[int]:
+        """Returns the list after it. `hold_ms` and `block_ms`: see `_turn`."""
+
+        def longer(values: list[int]) -> list[int]:
+            return [*values, value]
+
+        result: list[int] = await self._turn("append", token, longer, hold_ms=hold_ms, block_ms=block_ms)
         return result
 
     @method

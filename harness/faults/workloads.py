@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Iterable
 from typing import Any, Protocol, Self, cast
 
-from attrs import Factory, define, field
+from attrs import Factory, define, field, frozen
 
 from callboard.host.session import Session
 from harness.faults.clients import ActorClient, Caller, Channels, OperatorClient, stand_in
@@ -31,6 +31,7 @@ SIDECARS_AT_FIRST = 5
 CHURN_S = (4.0, 9.0)
 FINAL_AT_ONCE = 12
 LONG_TURNS = 0.04
+BLOCK_MS = 350
 HOLDS_MS = (100, 300, 900, 1500)
 SETTLE_DEADLINE_S = 90.0
 
@@ -48,6 +49,14 @@ class Workload(Protocol):
         """End all operations, and do what can only be done at the end."""
 
 
+@frozen
+class Habits:
+    """How often turns are unlike the others: `long_turns` take long, `blocking_turns` compute for long."""
+
+    long_turns: float = LONG_TURNS
+    blocking_turns: float = 0.0
+
+
 @define(eq=False)
 class Base:
     """What workloads share: tasks that end when they are told to."""
@@ -55,6 +64,7 @@ class Base:
     cluster: FaultCluster
     recorder: Recorder
     random: random.Random
+    habits: Habits = Factory(Habits)
     _stopping: bool = False
     _tasks: list[asyncio.Future[Any]] = Factory(list)
 
@@ -116,7 +126,7 @@ class Actors(Base):
 
     async def start(self) -> None:
         """See `Workload`."""
-        self.clients = [ActorClient(self.cluster, source) for source in self.cluster.clients()]
+        self.clients = [ActorClient(self.cluster, source, self.recorder) for source in self.cluster.clients()]
         for client in self.clients:
             await client.router.__aenter__()
         for kind, count in (("counter", COUNTERS), ("list", LISTS)):
@@ -141,11 +151,18 @@ class Actors(Base):
             elif kind == "counter":
                 outcome = await client.add(caller, actor_id, self.random.randint(1, 9))
             else:
-                # Some turns outlive the drain time: an actor that moves away must not wait for them for ever.
-                hold_ms = self.random.choice(HOLDS_MS) if self.random.random() < LONG_TURNS else 0
-                outcome = await client.append(caller, actor_id, next(self._values), hold_ms=hold_ms)
+                hold_ms, block_ms = self._pace()
+                value = next(self._values)
+                outcome = await client.append(caller, actor_id, value, hold_ms=hold_ms, block_ms=block_ms)
             key.note(outcome)
             await self._pause(0.1, 0.35)
+
+    def _pace(self) -> tuple[int, int]:
+        """How long a turn waits, and how long it computes."""
+        habits = self.habits
+        # Some turns outlive the drain time: an actor that moves away must not wait for them for ever.
+        hold_ms = self.random.choice(HOLDS_MS) if self.random.random() < habits.long_turns else 0
+        return hold_ms, BLOCK_MS if self.random.random() < habits.blocking_turns else 0
 
     def actors(self) -> list[str]:
         """Those that are called now, as turns name them."""
@@ -388,9 +405,12 @@ class Workloads:
     started: list[Any] = Factory(list)
 
     @classmethod
-    def of(cls, names: Iterable[str], cluster: FaultCluster, recorder: Recorder, seed: int) -> Self:
+    def of(
+        cls, names: Iterable[str], cluster: FaultCluster, recorder: Recorder, seed: int, habits: Habits | None = None
+    ) -> Self:
         """Raises KeyError for an unknown name."""
-        return cls({name: KINDS[name](cluster, recorder, random.Random(f"{seed}/{name}")) for name in names})
+        known = habits or Habits()
+        return cls({name: KINDS[name](cluster, recorder, random.Random(f"{seed}/{name}"), known) for name in names})
 
     async def start(self) -> None:
         """Begin all."""

@@ -1,0 +1,356 @@
+"""Faults of a replica's disk: torn, damaged, lost, full, without what was not synced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import Factory, define
+
+from harness.faults import witness
+from harness.faults.managed import Replica
+from harness.faults.nemeses import World, kind, number
+from harness.faults.process_faults import OnProcesses
+from harness.processes import REPOSITORY, ProcessError, wait_until
+
+JOURNAL = "journal"
+FRAME_START = b"\xc5JF1"
+REFUSED_DEADLINE_S = 20.0
+SLOW_SYNC_MS = 60
+UNSYNCED_DEADLINE_S = 20.0
+LOST_BYTES_MAX = 6000
+"""What a kernel has not written back yet is what was written last."""
+ROOM_BYTES = 2000
+SMALLEST_LIMIT = 24 * 1024
+STEP_DEADLINE_S = 30
+FULL_DEADLINE_S = 40.0
+EMPTY_S = 4.0
+"""How long a replica with an empty directory is watched."""
+WATCHED = ("tail_loss",)
+"""Kinds whose replicas need a witness of their syncs."""
+
+
+@define(eq=False)
+class OnDisk(OnProcesses):
+    """What faults of a replica's disk share. The replica is down while its files are touched."""
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        await OnProcesses.resolve(self, world)
+        if world.cluster.settings.engine != "pysyncobj":
+            world.busy.difference_update(self.names)
+            self.names = []
+        return ",".join(self.names)
+
+    async def _killed(self, world: World) -> Replica:
+        replica = world.cluster.replicas[self.names[0]]
+        await replica.kill()
+        world.note_process(replica.name, "killed")
+        return replica
+
+    def _journal(self, world: World) -> Path:
+        return world.cluster.replicas[self.names[0]].process.data_dir / JOURNAL
+
+
+@kind("torn_tail")
+@define(eq=False)
+class TornTail(OnDisk):
+    """The journal ends in half a frame, as a crash in the middle of a write leaves it: it must be cut, and no more."""
+
+    _torn_at: int = 0
+    _size: int = 0
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        journal = self._journal(world)
+        data = journal.read_bytes()
+        frame = data[data.rfind(FRAME_START) :]
+        self._torn_at = len(data)
+        # The beginning of a frame like the last one: whole sectors of it were never written.
+        torn = frame[: max(3, len(frame) // 2)] if len(frame) < 40 else frame[:4] + bytes(1200)
+        journal.write_bytes(data + torn)
+        self._size = len(data) + len(torn)
+        replica.start()
+        world.note_process(replica.name, "started")
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        replica, journal = world.cluster.replicas[self.names[0]], self._journal(world)
+
+        async def cut() -> bool:
+            if not replica.alive:
+                raise ProcessError(f"{replica.name} does not start on a torn tail\n{replica.process.log_tail()}")
+            return b"\0" * 1200 not in journal.read_bytes()
+
+        await wait_until(cut, deadline_s=60, what="the torn tail is cut")
+        return f"{self._size - self._torn_at} torn bytes were cut at byte {self._torn_at}"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+@kind("corrupt_byte")
+@define(eq=False)
+class CorruptByte(OnDisk):
+    """One synced byte of the journal changes: the replica must refuse to start with it. Healed from a copy."""
+
+    _kept: bytes = b""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        journal = self._journal(world)
+        self._kept = journal.read_bytes()
+        # In front of the last frame: what is there was synced for certain.
+        at = world.random.randrange(max(1, self._kept.rfind(FRAME_START)))
+        damaged = bytearray(self._kept)
+        damaged[at] ^= 0x10
+        journal.write_bytes(damaged)
+        replica.start()
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        replica = world.cluster.replicas[self.names[0]]
+        code = await replica.process.wait_exit(deadline_s=REFUSED_DEADLINE_S)
+        said = "damaged" in replica.process.log_tail()
+        return f"refused to start, exit code {code}: the journal is damaged" if code != 0 and said else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._kept:
+            await world.cluster.replicas[self.names[0]].kill()
+            self._journal(world).write_bytes(self._kept)
+        await self.start_again(world)
+
+
+@kind("wiped_disk")
+@define(eq=False)
+class WipedDisk(OnDisk):
+    """A replica comes back with an empty directory: it must not take part. Healed by giving the directory back."""
+
+    _kept: Path | None = None
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = await self._killed(world)
+        self._kept = world.cluster.remove_data(replica.name)
+        replica.start()
+        world.note_process(replica.name, "started")
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`. Others that are up see it, and do not count it in; it never gets ready."""
+        replica = world.cluster.replicas[self.names[0]]
+        ready = await _gets_ready(replica, min(EMPTY_S, self.spec.duration_s))
+        return "" if ready else "it does not get ready with an empty directory"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        if self._kept is not None:
+            await world.cluster.replicas[self.names[0]].kill()
+            world.cluster.restore_data(self.names[0], self._kept)
+            self._kept = None
+        await self.start_again(world)
+
+
+@kind("tail_loss")
+@define(eq=False)
+class TailLoss(OnDisk):
+    """Power fails: replicas are killed, and their journals lose what was written and not synced (see `witness`).
+
+    Syncs are slow for a moment before, so that there is something to lose. Nobody may have been told of it yet.
+    """
+
+    _lost: dict[str, int] = Factory(dict)
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`."""
+        await OnDisk.resolve(self, world)
+        if not world.cluster.settings.witness:
+            world.busy.difference_update(self.names)
+            raise ProcessError("tail loss needs replicas with a witness of their syncs: ClusterSettings.witness")
+        return ",".join(self.names)
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        cluster = world.cluster
+        journals = {name: cluster.replicas[name].process.data_dir / JOURNAL for name in self.names}
+        witnesses = {name: cluster.witness_path(name) for name in self.names}
+        for path in witnesses.values():
+            witness.slow_down(path, SLOW_SYNC_MS)
+
+        async def something_to_lose() -> bool:
+            return any(
+                witness.synced_bytes(witnesses[name], path) < path.stat().st_size for name, path in journals.items()
+            )
+
+        try:
+            with suppress(TimeoutError):
+                await wait_until(something_to_lose, deadline_s=UNSYNCED_DEADLINE_S, what="bytes that are not synced")
+        finally:
+            for name in self.names:
+                os.kill(cluster.replicas[name].pid, signal.SIGKILL)
+                world.note_process(name, "killed")
+            await asyncio.gather(*(cluster.replicas[name].kill() for name in self.names))
+        for name, path in journals.items():
+            witness.slow_down(witnesses[name], 0)
+            self._lost[name] = self._cut(world, path, witness.synced_bytes(witnesses[name], path))
+            cluster.replicas[name].start()
+            world.note_process(name, "started")
+
+    def _cut(self, world: World, journal: Path, synced: int) -> int:
+        size = journal.stat().st_size
+        least = max(synced, size - LOST_BYTES_MAX)
+        drawn = number(self.spec, "drawn", 1) and world.random.random() < 0.3
+        end = world.random.randint(least, size) if drawn else least
+        os.truncate(journal, end)
+        return size - end
+
+    async def bit(self, _world: World) -> str:
+        """See `Nemesis`."""
+        lost = {name: count for name, count in self._lost.items() if count}
+        self.problem = "" if lost else "nobody had written anything that was not synced"
+        return ", ".join(f"{name} lost {count} bytes that it had not synced" for name, count in lost.items())
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+@kind("full_disk")
+@define(eq=False)
+class FullDisk(OnDisk):
+    """No file of the replica may grow beyond a size that its journal reaches soon (RLIMIT_FSIZE): it must stop, and say
+    why. Healed by a start with room again."""
+
+    _log: bytes = b""
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        process = world.cluster.replicas[self.names[0]].process
+        # The limit is for every file: its log begins anew meanwhile.
+        self._log = process.log_path.read_bytes()
+        os.truncate(process.log_path, 0)
+        limit = max(SMALLEST_LIMIT, self._journal(world).stat().st_size + ROOM_BYTES)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        process = world.cluster.replicas[self.names[0]].process
+        try:
+            code = await process.wait_exit(deadline_s=FULL_DEADLINE_S)
+        except ProcessError:
+            self.problem = "nobody wrote enough to fill the disk"
+            return ""
+        world.note_process(self.names[0], "exited")
+        said = next((line for line in process.log_path.read_text().splitlines() if "the disk failed" in line), "")
+        self.problem = "" if code and said else f"exit code {code}; {process.log_tail()}"
+        return f"it stopped with exit code {code}: the disk failed" if code and said else ""
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        replica = world.cluster.replicas[self.names[0]]
+        await replica.kill()
+        path = replica.process.log_path
+        path.write_bytes(self._log + path.read_bytes())
+        await self.start_again(world)
+
+
+@kind("replaced_disk")
+@define(eq=False)
+class ReplacedDisk(OnDisk):
+    """A replica's disk is lost. Empty it must not take part; then `callboard replica` replaces it, as documented."""
+
+    _said: list[str] = Factory(list)
+
+    async def resolve(self, world: World) -> str:
+        """See `Nemesis`. All replicas are stopped for the procedure."""
+        await OnDisk.resolve(self, world)
+        rest = [name for name in world.replicas() if name not in self.names]
+        if not self.names or world.busy.intersection(rest) or not all(world.process(name).alive for name in rest):
+            world.busy.difference_update(self.names)
+            return ""
+        world.busy.update(rest)
+        self.names += rest
+        return self.names[0]
+
+    async def inject(self, world: World) -> None:
+        """See `Nemesis`."""
+        cluster, lost, survivors = world.cluster, self.names[0], self.names[1:]
+        await self._killed(world)
+        cluster.remove_data(lost)
+        await self._refused(world, lost)
+        for name in survivors:
+            world.note_process(name, "leaving")
+            await cluster.replicas[name].terminate()
+        directories = {name: str(cluster.replicas[name].process.data_dir) for name in self.names}
+        shutil.rmtree(directories[lost])
+        ticket = cluster.directory / "ticket"
+        made = await _callboard("replica", "ticket", "--data-dir", directories[survivors[0]], "--id", lost)
+        ticket.write_text(made)
+        for name in survivors:
+            self._said.append(await _callboard("replica", "accept", "--data-dir", directories[name], str(ticket)))
+        self._said.append(await _callboard("replica", "create", "--data-dir", directories[lost], str(ticket)))
+        for name in self.names:
+            cluster.replicas[name].start()
+            world.note_process(name, "started")
+
+    @staticmethod
+    async def _refused(world: World, name: str) -> None:
+        replica = world.cluster.replicas[name]
+        replica.start()
+        if await _gets_ready(replica, EMPTY_S):
+            raise ProcessError(f"{name} takes part with an empty directory")
+        await replica.kill()
+
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`."""
+        process = world.cluster.replicas[self.names[0]].process
+
+        async def is_full_member() -> bool:
+            if not await process.ready():
+                return False
+            return (await process.status()).engine_details["role_in_group"] == "full member"
+
+        await wait_until(is_full_member, deadline_s=60, what=f"{self.names[0]} is a full member")
+        return f"refused when empty, then replaced: {self._said[-1].strip()}"
+
+    async def heal(self, world: World) -> None:
+        """See `Nemesis`."""
+        await self.start_again(world)
+
+
+async def _gets_ready(replica: Replica, within_s: float) -> bool:
+    until = asyncio.get_running_loop().time() + within_s
+    while asyncio.get_running_loop().time() < until:
+        if replica.alive and await replica.process.ready():
+            return True
+        await asyncio.sleep(0.3)
+    return False
+
+
+async def _callboard(*arguments: str) -> str:
+    """Run the command line; what it printed. Raises ProcessError."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "callboard.cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=STEP_DEADLINE_S,
+            env={"PYTHONPATH": str(REPOSITORY / "impl"), "LANG": "C.UTF-8"},
+        )
+
+    done = await asyncio.to_thread(run)
+    if done.returncode != 0:
+        raise ProcessError(f"callboard {' '.join(arguments)}: exit code {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
