@@ -73,6 +73,7 @@ PARAMETERS: dict[str, dict[str, tuple[Value, ...]]] = {
     "latency": {"ms": (20, 60, 150, 400)},
     "jitter": {"ms": (20, 60, 150, 400)},
     "host_clock_rate": {"ppm": (9000, -9000)},
+    "swizzle": {"style": network_faults.STYLES},
     "bandwidth": {"kilobytes_per_s": (4, 16, 64)},
 }
 DURATIONS_S = {

@@ -37,6 +37,8 @@ from harness.faults.clock import FALSIFIED, real_ns
 
 LOCK_S = 10.0
 CLOCK_PERIOD_S = 0.3
+LEAK_CHECKS = 20
+LEAK_PAUSE_S = 0.1
 ASKED_NS: ContextVar[int] = ContextVar("asked_ns", default=0)
 """When the present turn was about to ask for an access to the store."""
 CLOCK = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
@@ -308,6 +310,17 @@ async def trace_clock(trace: Trace) -> None:
         await asyncio.sleep(CLOCK_PERIOD_S)
 
 
+async def leaked_tasks() -> set[asyncio.Task[Any]]:
+    """Tasks that still run some time after everything was told to end."""
+    others: set[asyncio.Task[Any]] = set()
+    for _ in range(LEAK_CHECKS):
+        others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        if not others:
+            break
+        await asyncio.sleep(LEAK_PAUSE_S)
+    return others
+
+
 async def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM, then leave in order."""
     store = TracedStore(Path(options.store))
@@ -332,7 +345,10 @@ async def run(options: argparse.Namespace) -> int:
     await host.serve_until_signal()
     if clock is not None:
         clock.cancel()
-    return 0 if await host.leave() else 3
+    left = await host.leave()
+    for task in await leaked_tasks():
+        print(f"host {options.name}: leaked task {task!r}", file=sys.stderr)
+    return 0 if left else 3
 
 
 def main() -> int:

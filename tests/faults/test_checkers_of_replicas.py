@@ -85,6 +85,7 @@ def test_one_version_has_one_owner() -> None:
         "Task was destroyed but it is pending!",
         "coroutine 'x' was never awaited",
         "AssertionError",
+        "host h1: leaked task <Task pending name='Task-9'>",
     ],
 )
 def test_tracebacks_and_leaked_tasks_are_found(line: str) -> None:

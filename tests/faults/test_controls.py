@@ -11,7 +11,7 @@ import pytest
 
 from harness.faults.bugs import BUGS, broken
 from harness.faults.commands import main
-from harness.faults.controls import CONTROLS, RUNS_MAX, Outcome, execute, record
+from harness.faults.controls import CONTROLS, Outcome, execute, record
 from harness.faults.nemeses import KINDS
 from harness.processes import REPOSITORY
 
@@ -66,5 +66,5 @@ def test_the_page_says_who_survived(tmp_path: Path) -> None:
 @pytest.mark.parametrize("control", QUICK, ids=lambda control: control.bug)
 async def test_a_bug_is_found_within_its_budget(control: object, tmp_path: Path) -> None:
     chosen = next(each for each in QUICK if each is control)
-    outcome = await execute(chosen, tmp_path, runs_max=RUNS_MAX, say=lambda _: None)
+    outcome = await execute(chosen, tmp_path, say=lambda _: None)
     assert outcome.killed_by in chosen.checkers, f"found only {outcome.seen}"

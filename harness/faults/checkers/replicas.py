@@ -10,7 +10,7 @@ from harness.faults.history import History, Operation, Outcome
 
 LEAKS = re.compile(
     r"Traceback|AssertionError|was never awaited|was never retrieved|was destroyed but it is pending|"
-    r"ResourceWarning|Fatal Python error|unexpected error"
+    r"leaked task|ResourceWarning|Fatal Python error|unexpected error"
 )
 """What no process may write, whatever happens to it: bugs that an outer loop caught, tasks that nobody waits for."""
 
