@@ -104,14 +104,15 @@ class Caller(Process):
         kind = random.choice(namespace.kinds)
         actor = (namespace.name, kind, f"{kind}-{random.randrange(plan.actors)}")
         number = self.world.next_number()
-        draw = random.random()
-        work_ms = random.randrange(1, 8) if draw < 0.9 else random.randrange(20, 2 * namespace.settings.drain_ms + 100)
+        stubborn = random.random() < 0.05 and self.calm_from is None
+        long_ms = 2 * namespace.settings.drain_ms + 150
+        work_ms = random.randrange(20, long_ms) if stubborn or random.random() < 0.1 else random.randrange(1, 8)
         call = Call(
             operation=number,
             actor=actor,
             slot=slot_of(kind, actor[2], plan.slot_bits),
             work_ms=work_ms,
-            stubborn=random.random() < 0.04 and self.calm_from is None,
+            stubborn=stubborn,
             timeout_ms=CALL_MS,
             replied=_nobody,
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Undo = Callable[[], None]
 SLOW_US = 60 * MS
-SLOW_STORE_US = 350 * MS
+SLOW_STORE_US = 250 * MS
 SLOW_DISK_US = 80 * MS
 
 
@@ -184,6 +184,30 @@ class Faults:
         """Accesses to the store take longer than a drain."""
         return self._slow(running, self.world.store.node, SLOW_STORE_US)
 
+    def slow_access(self, running: Running) -> Undo | None:
+        """A host's accesses to the store are on their way for longer than its drain time."""
+        host = self._host(running.fault)
+        if host is None:
+            return None
+        host.slow_store = ((200 + running.fault.other % 700) * MS, running)
+
+        def mend() -> None:
+            host.slow_store = None
+
+        return mend
+
+    def damage_tables(self, running: Running) -> Undo | None:
+        """Tables reach a host damaged."""
+        host = self._host(running.fault)
+        if host is None:
+            return None
+        host.damages = running
+
+        def mend() -> None:
+            host.damages = None
+
+        return mend
+
     def _slow(self, running: Running, node: str, more_us: int) -> Undo:
         slow = self.world.network.slow
         slow[node] = (more_us, running)
@@ -275,6 +299,10 @@ class Faults:
     def power_replica(self, running: Running) -> Undo | None:
         """A replica loses power, and what it had not synced."""
         return self._crash_replica(running, self._replica(running.fault), power=True)
+
+    def power_leader(self, running: Running) -> Undo | None:
+        """The leader does."""
+        return self._crash_replica(running, self._leader(), power=True)
 
     def power_all(self, running: Running) -> Undo | None:
         """All replicas lose power."""
@@ -376,7 +404,7 @@ class Faults:
                 self.world.broken.append(host)
             case "host_cut" if host is not None:
                 self._block(running, self._around(host.node, self.world.group.names))
-                self.world.broken.append(host)
+                self.world.cut_nodes.add(host.node)
             case "host_dead" if host is not None:
                 self.world.crash(host)
             case _:

@@ -49,6 +49,8 @@ class History:
     acknowledged: dict[int, bytes] = field(init=False, factory=dict)
     newest_answer: int = field(init=False, default=0)
     operations: int = field(init=False, default=0)
+    epochs: dict[tuple[str, int], int] = field(init=False, factory=dict)
+    """In which epoch each version of a native namespace came to be."""
     _done: dict[tuple[int, int], object] = field(init=False, factory=dict)
     _digests: dict[int, str] = field(init=False, factory=dict)
 
@@ -100,10 +102,13 @@ class History:
     def _check_first(self, command: bytes, before: ReplicatedState, after: ReplicatedState, answer: object) -> None:
         request = decode_request(command)
         self.commands += 1
+        if getattr(answer, "code", None) is AnswerCode.STALE_EPOCH:
+            self.saw("a command of a deposed leader is refused")
         self._check_once(request, before, after, answer)
         for name, namespace in after.native.items():
             earlier = before.native.get(name)
             if earlier is not namespace:
+                self.epochs.setdefault((name, namespace.version.wire), after.epoch)
                 self._check_native(name, earlier, namespace, request)
         for name, of_sidecars in after.namespaces.items():
             self._check_sidecars(name, before.namespaces.get(name), of_sidecars, request)

@@ -40,7 +40,7 @@ from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy
 from harness.simulation.actors import STORE_RETRY_US, Call, Result, Runtime, Turn
 from harness.simulation.kernel import Process
-from harness.simulation.network import End, Stream
+from harness.simulation.network import Bites, End, Stream
 from harness.simulation.replicas import FrontSession
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ class Host(Process):
     kinds: tuple[str, ...] = field(kw_only=True)
     weight: int = field(kw_only=True)
     random: Random = field(kw_only=True)
-    only: str = field(init=False, default="")
-    """The one replica that it dials, if a fault says so."""
+    slow_store: tuple[int, Bites] | None = field(init=False, default=None)
+    """Its way to the store takes so many microseconds more."""
+    damages: Bites | None = field(init=False, default=None)
+    """A fault that damages tables on their way here."""
     machine: NativeHost = field(init=False)
     runtime: Runtime = field(init=False)
     stopped: bool = field(init=False, default=False)
@@ -88,7 +90,7 @@ class Host(Process):
         if self._stream is not None or self.stopped:
             return
         names = self.world.group.names
-        name = self.only or names[(self._connections + self.weight) % len(names)]
+        name = names[(self._connections + self.weight) % len(names)]
         replica = self.world.replicas[name]
         self._connections += 1
         connection = self._connections
@@ -137,6 +139,9 @@ class Host(Process):
                 self.world.rights.gate_may_have_opened(self)
                 self.runtime.wake()
             case TableDelta():
+                if self.damages is not None and message.changes:
+                    self.damages.bites += 1
+                    message = evolve(message, changes=message.changes[1:])
                 self.world.rights.table_comes(self, message)
                 self.dispatch(TableReceived(connection, message))
             case Grants():
@@ -259,6 +264,10 @@ class Host(Process):
             self.kernel.after(STORE_RETRY_US, self.take, self.access_store, answered, turn, operation)
             return
         delay_us = network.delay_us(self.node, store.node)
+        if self.slow_store is not None:
+            more_us, fault = self.slow_store
+            delay_us += more_us
+            fault.bites += 1
         self.kernel.after(delay_us, self._at_store, answered, turn, operation, turn.activation.count or 0)
 
     def _at_store(

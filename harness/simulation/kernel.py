@@ -108,6 +108,7 @@ class Process:
     clock: Clock
     alive: bool = field(init=False, default=True)
     paused: bool = field(init=False, default=False)
+    resumed_ms: int = field(init=False, default=0)
     deferred: int = field(init=False, default=0)
     """What had to wait since it was paused last."""
     _backlog: list[tuple[Callable[..., object], tuple[Any, ...]]] = field(init=False, factory=list)
@@ -165,6 +166,7 @@ class Process:
         if not self.paused:
             return
         self.paused = False
+        self.resumed_ms = self.now_ms()
         backlog, self._backlog = self._backlog, []
         for at, (action, arguments) in enumerate(backlog):
             if not self.alive:

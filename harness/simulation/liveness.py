@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from callboard.core.barrier_records import BarrierSettings
 from callboard.core.native_host import HELLO_REPEAT_MS
 from callboard.core.native_host_records import Right
 from callboard.core.slot_records import PARTS_PER_MILLION, HandoffSettings
@@ -19,6 +20,7 @@ from harness.simulation.hosts import RECONNECT_MAX_MS, Host
 from harness.simulation.kernel import MS, PropertyViolation
 from harness.simulation.plan import NamespacePlan
 from harness.simulation.replicas import ATTACH_PAUSE_MAX_MS, LEADER_TIMEOUT_MS
+from harness.simulation.sidecars import SETTINGS
 
 if TYPE_CHECKING:
     from harness.simulation.world import World
@@ -36,6 +38,8 @@ class Liveness:
     healed_ms: int = field(init=False, default=0)
     took_ms: int = field(init=False, default=0)
     bound_ms: int = field(init=False, default=0)
+    _waiting: dict[tuple[object, ...], int] = field(init=False, factory=dict)
+    """Slots that have been ready to be served, and were not, since so long after the heal."""
 
     # ---- bounds, in true milliseconds
 
@@ -58,9 +62,20 @@ class Liveness:
         handoff = settings.drain_ms + settings.margin_ms + 10 * settings.tick_ms
         return self.office_ms() + self._slow(2 * (silent + handoff))
 
+    def rounds_ms(self, settings: BarrierSettings) -> int:
+        """Convergence of sidecars: office, a new stream, the grace of members that do not come back, then at most three
+        rounds with silent streams (batches, a round that was running, a repetition for old sidecars)."""
+        phase_ms = min(settings.phase_ms_min, settings.round_timeout_ms)
+        rounds = 3 * (3 * (settings.round_timeout_ms + 2 * phase_ms) + settings.coalesce_ms + settings.retry_ms)
+        repeats = 2 * settings.repeat_push_ms + round(1000 * SETTINGS.fail_safe_s)
+        silent = round(1000 * SETTINGS.dissemination_timeout_s)
+        return self.office_ms() + self._slow(self.connect_ms() + silent + settings.member_grace_ms + rounds + repeats)
+
     def others_ms(self, settings: HandoffSettings) -> int:
-        """SlowHostIsolation: slots that no broken host has to give up do not wait for its failure timeout or lease."""
-        return self.served_ms(settings)
+        """SlowHostIsolation: until a slot is served that only hosts have to give up which are up to date, from when its
+        owner is up to date and has a lease. Neither failure timeout nor lease of anybody is in it."""
+        commits = 3 * (self.world.plan.proposals.pause_ms + settings.tick_ms)
+        return self._slow(settings.drain_ms + 2 * settings.margin_ms + 10 * settings.tick_ms + commits)
 
     def _slow(self, clock_ms: int) -> int:
         """So much on the slowest clock."""
@@ -76,11 +91,13 @@ class Liveness:
         """
         world, kernel = self.world, self.world.kernel
         self.healed_ms = kernel.now_us // MS
-        self.bound_ms = max(self.served_ms(each.settings) for each in world.plan.native_namespaces)
+        native = [self.served_ms(each.settings) for each in world.plan.native_namespaces]
+        self.bound_ms = max(native + [self.rounds_ms(each.barrier) for each in world.plan.barrier_namespaces])
         right_since_ms: int | None = None
         while True:
             kernel.run_until(kernel.now_us + STEP_MS * MS)
             passed_ms = kernel.now_us // MS - self.healed_ms
+            self._others_are_served(passed_ms)
             problem = self.problem() or world.take_unserved()
             if problem is not None:
                 right_since_ms = None
@@ -102,7 +119,63 @@ class Liveness:
             found = self._members(namespace) or self._served(namespace)
             if found is not None:
                 return found
+        for namespace in self.world.plan.barrier_namespaces:
+            text = self._sidecars(namespace)
+            if text is not None:
+                return "Convergence", text
         return None
+
+    def _sidecars(self, plan: NamespacePlan) -> str | None:
+        """Every sidecar that lives is connected, not locked, and has the newest tables, in which all of them are."""
+        world = self.world
+        namespace = world.history.state.namespaces[plan.name]
+        expected = [each for each in world.sidecars if each.alive and not each.leaving and not world.is_broken(each)]
+        types = {each.name: each.machine.spec.actor_types for each in expected if each.machine.spec.actor_types}
+        members = {name: member.host.actor_types for name, member in namespace.members.items()}
+        if members != types:
+            return f"members of {plan.name} are {members}, not {types}"
+        digest = world.sidecar_tables(plan.name, namespace.version.wire, namespace.members).digest
+        for sidecar in expected:
+            machine = sidecar.machine
+            if not machine.settled:
+                return f"{sidecar.name} is not connected, or is locked"
+            if machine.digest != digest or machine.table_version != namespace.version.wire:
+                return f"{sidecar.name} has table {machine.table_version} of {namespace.version.wire}"
+        return None
+
+    def _others_are_served(self, passed_ms: int) -> None:
+        epoch = self._in_office()
+        waiting: dict[tuple[object, ...], int] = {}
+        for plan in self.world.plan.native_namespaces:
+            if epoch is None or plan.policy is not Policy.EXCLUSIVE:
+                continue
+            namespace = self.world.history.state.native[plan.name]
+            newest = namespace.version.wire
+            ready = {
+                host.machine.incarnation: host
+                for host in self._expected(plan)
+                if host.version == newest and host.machine.epoch == epoch and self._has_lease(host, plan.settings)
+            }
+            for kind, table in namespace.tables.items():
+                pending = namespace.rights[kind].pending
+                for slot, owner in enumerate(table.owners):
+                    if owner not in ready or not ready.keys() >= set(pending.get(slot, ())):
+                        continue
+                    host = ready[owner]
+                    if isinstance(host.machine.admit(kind, slot, host.now_ms()), Right):
+                        continue
+                    key = (plan.name, kind, slot, newest, epoch, owner)
+                    waiting[key] = self._waiting.get(key, passed_ms)
+                    if passed_ms - waiting[key] > self.others_ms(plan.settings):
+                        text = (
+                            f"{kind}/{slot} of {host.name} waits for {passed_ms - waiting[key]} ms, for nobody in need"
+                        )
+                        raise PropertyViolation("SlowHostIsolation", text)
+        self._waiting = waiting
+
+    def _has_lease(self, host: Host, settings: HandoffSettings) -> bool:
+        left_ms = host.machine.lease_remaining_ms(host.now_ms())
+        return left_ms is None or left_ms > settings.drain_ms + settings.margin_ms
 
     def _in_office(self) -> int | None:
         engine = self.world.group.newest_leader()
@@ -115,7 +188,7 @@ class Liveness:
         return [
             host
             for host in self.world.hosts
-            if host.namespace == namespace.name and host.alive and not host.stopped and host not in self.world.broken
+            if host.namespace == namespace.name and host.alive and not host.stopped and not self.world.is_broken(host)
         ]
 
     def _members(self, plan: NamespacePlan) -> tuple[str, str] | None:
@@ -158,5 +231,8 @@ class Liveness:
                             return "DuplicateWindow", text
         return None
 
-    def duplicate_ends(self) -> None:
-        """Two activations overlap now. After the heal that is only right within the bound."""
+    def duplicate(self, text: str) -> None:
+        """Two activations overlap now, under policy `eventual`. After the heal that may be within the bound only."""
+        passed_ms = self.world.kernel.now_us // MS - self.healed_ms
+        if self.bound_ms and passed_ms > self.bound_ms:
+            raise PropertyViolation("DuplicateWindow", f"{text}, {passed_ms} ms after the heal")

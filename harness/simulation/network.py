@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from harness.simulation.kernel import MS, Kernel, Process
 
@@ -26,8 +26,8 @@ class Bites(Protocol):
     bites: int
 
 
-@define
-class Times:
+@frozen
+class NetworkTimes:
     """Of the network, in microseconds: drawn delays lie between `fastest` and `slowest`, sometimes at `straggler`.
 
     `keepalive_ms`: a stream over a blocked link is given up after so long, by each end for itself.
@@ -46,7 +46,7 @@ class Network:
 
     kernel: Kernel
     random: Random
-    times: Times = field(factory=Times)
+    times: NetworkTimes = field(factory=NetworkTimes)
     streams: dict[int, Stream] = field(init=False, factory=dict)
     slow: dict[str, tuple[int, Bites]] = field(init=False, factory=dict)
     """Nodes whose messages take so many microseconds more, each way."""
@@ -74,6 +74,9 @@ class Network:
     def block(self, source: str, target: str, fault: Bites) -> None:
         """From now on nothing gets from one node to the other."""
         self._blocked.setdefault((source, target), []).append(fault)
+        for stream in self.streams.values():
+            if {end.process.node for end in stream.ends} == {source, target}:
+                stream.keep_alive()
 
     def unblock(self, fault: Bites) -> None:
         """Take back what a fault blocked; what streams held is on its way again."""
@@ -116,6 +119,7 @@ class Network:
         self._last_stream += 1
         stream = Stream(self, self._last_stream, (client, server))
         self.streams[stream.number] = stream
+        stream.keep_alive()
         return stream
 
 
@@ -157,9 +161,6 @@ class Stream:
             held.append((action, payload))
             if len(held) > SEND_MAX:
                 self.cut()
-            elif not self._giving_up:
-                self._giving_up = True
-                network.kernel.after(network.times.keepalive_ms * MS, self._give_up)
             return
         at_us = max(network.kernel.now_us + network.delay_us(source, target), self._last_us[side] + 1)
         self._last_us[side] = at_us
@@ -184,9 +185,19 @@ class Stream:
                 for action, payload in held:
                     self._post(side, action, payload)
 
+    def keep_alive(self) -> None:
+        """A link between the ends was blocked: unless it opens soon, pings are not answered, and the stream is cut."""
+        if not self._giving_up and self._is_blocked():
+            self._giving_up = True
+            self.network.kernel.after(self.network.times.keepalive_ms * MS, self._give_up)
+
+    def _is_blocked(self) -> bool:
+        one, other = (end.process.node for end in self.ends)
+        return self.network.is_blocked(one, other) or self.network.is_blocked(other, one)
+
     def _give_up(self) -> None:
         self._giving_up = False
-        if any(self._held):
+        if self._is_blocked():
             self.cut()
 
     def end(self, side: int, status: str) -> None:

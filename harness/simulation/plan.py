@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from callboard.core.barrier_records import BarrierSettings
 from callboard.core.native_leader_records import LeaderLimits
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from harness.simulation.engine import EngineTimes
+from harness.simulation.network import NetworkTimes
 from harness.simulation.office import ProposalTimes
 
 RATE_ERROR_PPM = 50_000
@@ -79,6 +80,7 @@ class Plan:
     """Of the clocks; beyond the settings' only in the control."""
     engine: EngineTimes = field(factory=EngineTimes)
     proposals: ProposalTimes = field(factory=ProposalTimes)
+    network: NetworkTimes = field(factory=NetworkTimes)
     leader_limits: LeaderLimits = field(factory=LeaderLimits)
 
     @property
@@ -86,6 +88,16 @@ class Plan:
         """Those with slots."""
         return tuple(each for each in self.namespaces if each.policy is not Policy.BARRIER)
 
+    @property
+    def barrier_namespaces(self) -> tuple[NamespacePlan, ...]:
+        """Those of sidecars."""
+        return tuple(each for each in self.namespaces if each.policy is Policy.BARRIER)
+
+
+TAME = BarrierSettings(
+    round_timeout_ms=600, phase_ms_min=150, coalesce_ms=60, member_grace_ms=900, retry_ms=100, repeat_push_ms=1500
+)
+"""Changes are collected for a while after each round."""
 
 KINDS: dict[str, tuple[int, int, int]] = {
     # name: weight, shortest and longest duration in ms
@@ -102,7 +114,9 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "unreachable_host": (2, 100, 800),
     "cut_store": (2, 100, 900),
     "slow_node": (3, 200, 1200),
-    "slow_store": (3, 300, 1500),
+    "slow_store": (2, 400, 1500),
+    "slow_access": (5, 400, 2500),
+    "damage_tables": (2, 500, 2500),
     "break_streams": (5, 0, 0),
     "break_all_streams": (2, 0, 0),
     "pause_host": (6, 50, 1800),
@@ -113,9 +127,10 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "twin": (3, 0, 0),
     "crash_replica": (2, 50, 900),
     "crash_leader": (3, 50, 900),
-    "power_replica": (2, 50, 900),
+    "power_replica": (4, 50, 900),
+    "power_leader": (3, 50, 900),
     "power_all": (1, 50, 300),
-    "slow_disk": (2, 200, 1200),
+    "slow_disk": (4, 300, 1800),
     "elect": (5, 300, 300),
     "join": (7, 0, 0),
     "leave": (5, 0, 0),
@@ -126,8 +141,9 @@ SIDECAR_KINDS: dict[str, tuple[int, int, int]] = {
     "sidecar_start": (4, 0, 0),
     "sidecar_stop": (3, 0, 0),
     "sidecar_types": (4, 0, 0),
-    "sidecar_silent": (4, 100, 1500),
+    "sidecar_silent": (5, 600, 2600),
     "sidecar_hang_up": (3, 0, 0),
+    "sidecar_restart": (2, 0, 0),
     "repeat_round": (3, 0, 0),
 }
 SCARS = ("replica_dead", "replica_cut", "host_paused", "host_cut", "host_dead")
@@ -140,6 +156,14 @@ def draw(seed: int) -> Plan:
     namespaces = [NamespacePlan("shop", Policy.EXCLUSIVE, ("cart", "user"), random.choice([2, 3, 3, 4, 5]), settings)]
     duration_ms = random.choice([3000, 4000, 5000])
     kinds = dict(KINDS)
+    if random.random() < 0.35:
+        isolation_ms = random.choice([0, 1200])
+        eventual = evolve(settings, max_isolation_ms=isolation_ms)
+        namespaces.append(NamespacePlan("mesh", Policy.EVENTUAL, ("feed",), random.choice([1, 2, 3]), eventual))
+    if random.random() < 0.35:
+        times = random.choice([BARRIER, TAME])
+        namespaces.append(NamespacePlan("dapr", Policy.BARRIER, ("T1", "T2"), random.choice([2, 3, 4]), barrier=times))
+        kinds |= SIDECAR_KINDS
     limits = LeaderLimits()
     if random.random() < 0.5:
         limits = LeaderLimits(
@@ -161,8 +185,11 @@ def draw(seed: int) -> Plan:
             zombies_percent=random.choice([0, 30, 60]),
             compact_entries=random.choice([25, 60, 200]),
         ),
+        proposals=ProposalTimes(attempts_max=random.choice([1, 2, 5])),
+        network=NetworkTimes(keepalive_ms=random.choice([500, 1600])),
         leader_limits=limits,
         callers=random.choice([1, 2, 2, 3]),
+        actors=random.choice([2, 4, 8]),
     )
 
 

@@ -31,6 +31,17 @@ FREQUENT = (
     "two replicas think that they are in office",
 )
 SELDOM = (
+    "a command of a deposed leader is refused",
+    "a front drops a late word of a former leader",
+    "a handoff goes on across a change of leader",
+    "a host of policy eventual stops when isolated",
+    "a round cuts silent streams and goes on",
+    "a sidecar comes during a round",
+    "a sidecar is brought up to date by a push",
+    "a silent sidecar is cut",
+    "an acknowledgement of an older round comes late",
+    "an office ends since a batch has an unknown outcome",
+    "two hosts may serve one slot under policy eventual",
     "a caller is shown an older table",
     "a host asks for a snapshot",
     "a host exits since its turns did not end",
@@ -48,6 +59,5 @@ SELDOM = (
     "a zombie's access is refused by the store",
     "all replicas lose power",
     "an answer comes after the lease that it gives",
-    "an answer of a deposed leader comes late",
 )
 RARE = (*FREQUENT, *SELDOM)

@@ -77,11 +77,7 @@ class Rights:
         self._was_shut = host.now_ms() >= book.gate_until_ms
         sent_ms = book.sent_ms.get(answer.number)
         if sent_ms is not None:
-            if book.base_ms is not None and sent_ms < book.base_ms:
-                self.world.saw("an older answer arrives after a newer one")
             book.base_ms = sent_ms if book.base_ms is None else max(book.base_ms, sent_ms)
-        if answer.epoch < host.machine.epoch:
-            self.world.saw("an answer of a deposed leader comes late")
         if self._was_shut and host.now_ms() >= book.gate_until_ms:
             self.world.saw("an answer comes after the lease that it gives")
 
@@ -112,9 +108,21 @@ class Rights:
                         raise PropertyViolation("FenceMonotonic", text)
                     self._highest[place] = span.fence
                     self._alone(place, incarnation, host)
-                    if span.since < namespace.version.wire:
-                        self.world.saw("a grant of an older version than the newest is accepted")
+                    self._note_rare(host, span, namespace.version.wire)
+                else:
+                    self._note_duplicates(place, incarnation)
                 holders[incarnation] = book
+
+    def _note_rare(self, host: Host, span: Held, newest: int) -> None:
+        if span.since < newest:
+            self.world.saw("a grant of an older version than the newest is accepted")
+        if self.world.history.epochs.get((host.namespace, span.since), 0) < host.machine.epoch:
+            self.world.saw("a handoff goes on across a change of leader")
+
+    def _note_duplicates(self, place: Place, incarnation: int) -> None:
+        for other, book in self._holders.get(place, {}).items():
+            if other != incarnation and book.host.alive and _open(book.host, other):
+                self.world.saw("two hosts may serve one slot under policy eventual")
 
     def _alone(self, place: Place, incarnation: int, host: Host) -> None:
         for other, book in self._holders.get(place, {}).items():
@@ -127,7 +135,10 @@ class Rights:
         """Rights end."""
         book, incarnation = self._book(host), host.machine.incarnation
         if effect.reason is EndReason.LEASE:
-            self.world.saw("a lease runs out under live rights")
+            exclusive = host.policy is Policy.EXCLUSIVE
+            self.world.saw(
+                "a lease runs out under live rights" if exclusive else "a host of policy eventual stops when isolated"
+            )
         for kind, slot in slots_of(effect.spans):
             book.held.pop((kind, slot), None)
             self._holders.get((host.namespace, kind, slot), {}).pop(incarnation, None)
@@ -176,7 +187,7 @@ def _open(host: Host, incarnation: int | None = None) -> bool:
 
 
 @define(eq=False)
-class Tables:
+class InstalledTables:
     """What hosts install."""
 
     world: World
@@ -222,6 +233,8 @@ class Turns:
         turn.admitted_ms = host.now_ms()
         if host.policy is Policy.EXCLUSIVE:
             self._check_admission(turn)
+        else:
+            self._check_isolation(host)
         running = self._running.setdefault(actor, [])
         for other in running:
             if other.cut or not other.host.alive:
@@ -251,6 +264,17 @@ class Turns:
         ):
             text = f"{host.name} admits to {right.actor_type}/{right.slot}, which is not its own by its table"
             raise PropertyViolation("SingleActivation", text)
+
+    def _check_isolation(self, host: Host) -> None:
+        """Policy `eventual` with a longest isolation: who has not been answered for so long has stopped."""
+        book = self.world.rights.books.get((host.namespace, host.machine.incarnation))
+        settings = self.world.settings_of(host.namespace)
+        if settings.max_isolation_ms == 0:
+            return
+        base_ms = None if book is None else book.base_ms
+        if base_ms is None or host.now_ms() >= base_ms + settings.max_isolation_ms:
+            text = f"{host.name} runs a turn {settings.max_isolation_ms} ms or more after its last answered renewal"
+            raise PropertyViolation("DuplicateWindow", text)
 
     def cancelled(self, turn: Turn, now_ms: int) -> None:
         """A turn is cancelled: it must have had its drain time since it was admitted."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 
 from attrs import define, field
 
+from callboard.core.records import Member
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.tracing import Fields, TraceSink
 from callboard.core.versions import Policy
+from harness.sidecars.events import ShutdownAsked, SidecarSpec, TypesChanged
+from harness.sidecars.tables import Tables
 from harness.simulation.actors import Store
 from harness.simulation.clients import Caller, Operator
 from harness.simulation.engine import Disk, Group
@@ -25,9 +28,13 @@ from harness.simulation.network import Network
 from harness.simulation.office import Office
 from harness.simulation.plan import NamespacePlan, Plan
 from harness.simulation.replicas import Replica
-from harness.simulation.rights import Rights, Tables, Turns
+from harness.simulation.rights import InstalledTables, Rights, Turns
+from harness.simulation.sidecar_faults import SidecarFaults
+from harness.simulation.sidecars import Sidecar, SidecarChecks, open_namespace, tables_from
 
 HOSTS_MAX = 9
+SIDECARS_MAX = 7
+SHUTDOWN_MS = 150
 RESTART_MS = 80
 HARMLESS = {"ABORTED", "FAILED_PRECONDITION"}
 """Statuses with which a leader may end a stream of a host that did nothing wrong."""
@@ -51,14 +58,17 @@ class World:
     store: Store = field(init=False, factory=Store)
     history: History = field(init=False)
     rights: Rights = field(init=False)
-    tables: Tables = field(init=False)
+    tables: InstalledTables = field(init=False)
     turns: Turns = field(init=False)
     faults: Faults = field(init=False)
-    sidecar_faults: object = field(init=False, default=None)
+    sidecar_faults: SidecarFaults = field(init=False)
+    sidecar_checks: SidecarChecks = field(init=False)
+    sidecars: list[Sidecar] = field(init=False, factory=list)
     disks: dict[str, Disk] = field(init=False, factory=dict)
     replicas: dict[str, Replica] = field(init=False, factory=dict)
     hosts: list[Host] = field(init=False, factory=list)
-    broken: list[Host] = field(init=False, factory=list)
+    broken: list[Process] = field(init=False, factory=list)
+    cut_nodes: set[str] = field(init=False, factory=set)
     callers: list[Caller] = field(init=False, factory=list)
     operator: Operator = field(init=False)
     rare: Counter[str] = field(init=False, factory=Counter)
@@ -68,18 +78,20 @@ class World:
     _numbers: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
     _names: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
     _unserved: str = field(init=False, default="")
+    _sidecar_tables: dict[tuple[str, int, int], tuple[Mapping[str, Member], Tables]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         plan = self.plan
         self.log = EventLog(self.kernel, digest=self.digest, keep=self.keep_log)
-        self.network = Network(self.kernel, self.random("network"))
+        self.network = Network(self.kernel, self.random("network"), plan.network)
         names = tuple(f"r{number}" for number in range(1, plan.replicas + 1))
         self.group = Group(names, self.random("group"), self.network, self)
         self.rights = Rights(self)
         self.history = History(self.rights.buried, self.saw)
-        self.tables = Tables(self, self.history)
+        self.tables = InstalledTables(self, self.history)
         self.turns = Turns(self)
         self.faults = Faults(self)
+        self.sidecar_faults, self.sidecar_checks = SidecarFaults(self), SidecarChecks(self)
         self.liveness = Liveness(self)
         for name in names:
             self.disks[name] = Disk()
@@ -90,6 +102,9 @@ class World:
         for namespace in plan.native_namespaces:
             for at in range(namespace.hosts):
                 self.kernel.at((100 + 40 * at) * MS, self._start_in, namespace, self.free_name())
+        for namespace in plan.barrier_namespaces:
+            for at in range(namespace.hosts):
+                self.kernel.at((120 + 50 * at) * MS, self._first_sidecar, at)
         for number in range(plan.callers):
             name = f"caller{number + 1}"
             caller = Caller(self.kernel, name, name, self._clock(name), world=self, random=self.random(name))
@@ -126,7 +141,8 @@ class World:
     def nodes(self) -> list[str]:
         """Everything that messages go to and from."""
         hosts = dict.fromkeys(host.node for host in self.hosts if host.alive)
-        return [*self.group.names, *hosts, *(caller.node for caller in self.callers)]
+        sidecars = dict.fromkeys(sidecar.node for sidecar in self.sidecars if sidecar.alive)
+        return [*self.group.names, *hosts, *sidecars, *(caller.node for caller in self.callers)]
 
     def process_at(self, address: str) -> Host | None:
         """Who answers there: the newest process of that name."""
@@ -162,8 +178,7 @@ class World:
         """Two hosts run an actor at once."""
         if host.policy is Policy.EXCLUSIVE:
             raise PropertyViolation("SingleActivation", f"{host.name} and {other.name} both run {actor}")
-        self.saw("two activations of one actor under policy eventual")
-        self.liveness.duplicate_ends()
+        self.liveness.duplicate(f"{host.name} and {other.name} both run {actor}")
 
     def not_served(self, text: str) -> None:
         """A call of the calm time at the end did not succeed."""
@@ -246,9 +261,13 @@ class World:
 
     def _exit(self, host: Host, overdue: bool) -> None:
         self.crash(host)
-        if overdue:
+        if overdue and not host.leaving:
             self.saw("a host exits since its turns did not end")
             self.kernel.after(RESTART_MS * MS, self.start_again, host)
+
+    def is_broken(self, process: Process) -> bool:
+        """Whether it is broken for ever, so that nothing can be demanded of it."""
+        return process in self.broken or process.node in self.cut_nodes
 
     def staying(self, leaving: Host) -> bool:
         """Whether others of its namespace stay."""
@@ -258,8 +277,56 @@ class World:
             for host in self.hosts
         )  # fmt: skip
 
+    # ---- sidecars
+
     def open_sidecar_namespaces(self, office: Office) -> None:
         """Barrier namespaces of a new office."""
+        for namespace in self.plan.barrier_namespaces:
+            open_namespace(office, namespace.name, namespace.barrier)
+
+    def _first_sidecar(self, at: int) -> None:
+        self.start_sidecar((("T1",), ("T1", "T2"))[at % 2], heartbeats=at % 3 == 2)
+
+    def start_sidecar(self, types: tuple[str, ...], *, heartbeats: bool) -> bool:
+        """A new sidecar, if there are not too many."""
+        if sum(sidecar.alive for sidecar in self.sidecars) >= SIDECARS_MAX:
+            return False
+        self.run_sidecar(f"s{next(self._names)}", types, heartbeats=heartbeats)
+        return True
+
+    def run_sidecar(self, name: str, types: tuple[str, ...], *, heartbeats: bool) -> None:
+        """A process of that name."""
+        number = self.next_number()
+        spec = SidecarSpec(name, f"app-{name}", types, self.plan.barrier_namespaces[0].name)
+        sidecar = Sidecar(
+            self.kernel, name, name, self._clock(f"{name} {number}"), world=self, spec=spec, heartbeats=heartbeats,
+            random=self.random(f"{name} {number}"),
+        )  # fmt: skip
+        self.sidecars.append(sidecar)
+        sidecar.start()
+
+    def stop_sidecar(self, sidecar: Sidecar) -> None:
+        """Politely."""
+        sidecar.leaving = True
+        sidecar.handle(ShutdownAsked())
+        self.kernel.after(SHUTDOWN_MS * MS, self.crash_sidecar, sidecar)
+
+    def crash_sidecar(self, sidecar: Sidecar) -> None:
+        """Its process is gone."""
+        if sidecar.alive:
+            self.crash(sidecar)
+            self.sidecar_checks.forget(sidecar)
+
+    def change_types(self, sidecar: Sidecar, types: tuple[str, ...]) -> None:
+        """Its application hosts others."""
+        sidecar.handle(TypesChanged(types))
+
+    def sidecar_tables(self, namespace: str, version: int, members: Mapping[str, Member]) -> Tables:
+        """What an update carries. Equal members are one object for all sidecars."""
+        key = (namespace, version, id(members))
+        if key not in self._sidecar_tables:
+            self._sidecar_tables[key] = (members, tables_from(members))
+        return self._sidecar_tables[key][1]
 
     # ---- the run
 
