@@ -23,6 +23,7 @@ from harness.faults.campaign import Campaign, Limits
 from harness.faults.exploration import draw, regression
 from harness.faults.history import HistoryError
 from harness.faults.nemeses import KINDS, ScheduleError
+from harness.faults.pages.campaign import campaign_page
 from harness.faults.plan import EACH_S, Choices, plan
 from harness.faults.progress import CampaignProgress, summary_table
 from harness.faults.runner import ALL_WORKLOADS, HISTORY, SCHEDULE, RunReport, RunSettings, commit, reanalyse, run
@@ -116,7 +117,7 @@ def run_all(options: argparse.Namespace, console: Console) -> int:
         if report.interrupted:
             break
     failed = sum(not report.passed for report in reports)
-    console.print(f"{len(reports)} runs, {failed} failed; what they recorded is in {options.directory or out}")
+    console.print(f"{len(reports)} runs, {failed} failed; pages and records are in {options.directory or out}")
     say_json(options, [report.as_json() | {"directory": str(report.directory)} for report in reports])
     return 1 if failed else 0
 
@@ -271,13 +272,15 @@ def command_of(options: argparse.Namespace, choices: Choices) -> str:
 
 def finish_campaign(options: argparse.Namespace, out: Path, about: dict[str, Any], console: Console) -> int:
     """Write the summary of the runs in a directory, and show it; returns the exit code."""
-    summed = summary.summarise(summary.load_runs(out), about)
+    runs = summary.load_runs(out)
+    summed = summary.summarise(runs, about)
     (out / summary.CAMPAIGN).write_text(json.dumps(summed, indent=2) + "\n")
     (out / summary.MARKDOWN).write_text(summary.markdown(summed))
+    (out / summary.PAGE).write_text(campaign_page(summed, runs))
     if options.record is not None:
         summary.record(summed, options.record)
     console.print(summary_table(summed))
-    console.print(f"everything is in {out}")
+    console.print(f"everything is in {out}; the page is {out / summary.PAGE}")
     say_json(options, summed)
     return 1 if summed["failed"] or not summed["runs"] else 0
 

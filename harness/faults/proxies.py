@@ -122,6 +122,8 @@ class Link:
     address: str
     _toxics: dict[str, str] = Factory(dict)
     _cut: bool = False
+    _lock: threading.RLock = Factory(threading.RLock)
+    """Faults of two lanes may begin and end at the same link at once, in threads."""
 
     @property
     def name(self) -> str:
@@ -130,8 +132,9 @@ class Link:
 
     def refuse(self) -> None:
         """End open connections and refuse new ones."""
-        self._cut = True
-        self.proxy.disable()
+        with self._lock:
+            self._cut = True
+            self.proxy.disable()
 
     def black_hole(self, directions: Iterable[Direction] = BOTH) -> None:
         """Let nothing through in these directions."""
@@ -159,27 +162,32 @@ class Link:
 
     def reset(self) -> None:
         """End open connections, and new ones with a TCP reset."""
-        self._add("reset_peer", Direction.BACKWARD, timeout=0)
-        self.proxy.disable()
-        self.proxy.enable()
+        with self._lock:
+            self._add("reset_peer", Direction.BACKWARD, timeout=0)
+            self.proxy.disable()
+            self.proxy.enable()
 
     def heal(self) -> None:
         """Undo everything. Idempotent."""
-        while self._toxics:
-            name = next(iter(self._toxics))
-            with suppress(toxiproxy.exceptions.NotFound):  # gone already: that is all that was wanted
-                self.proxy.destroy_toxic(name)
-            del self._toxics[name]
-        if self._cut:
-            self.proxy.enable()
-            self._cut = False
+        with self._lock:
+            while self._toxics:
+                self._remove(next(iter(self._toxics)))
+            if self._cut:
+                self.proxy.enable()
+                self._cut = False
 
     def _add(self, kind: str, direction: Direction, **attributes: int) -> None:
         name = f"{kind}_{direction.value}"
-        if name in self._toxics:
+        with self._lock:
+            if name in self._toxics:
+                self._remove(name)
+            self._toxics[name] = kind
+            self.proxy.add_toxic(type=kind, stream=direction.value, name=name, attributes=attributes)
+
+    def _remove(self, name: str) -> None:
+        with suppress(toxiproxy.exceptions.NotFound):  # gone already: that is all that was wanted
             self.proxy.destroy_toxic(name)
-        self._toxics[name] = kind
-        self.proxy.add_toxic(type=kind, stream=direction.value, name=name, attributes=attributes)
+        del self._toxics[name]
 
 
 @frozen

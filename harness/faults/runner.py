@@ -39,6 +39,7 @@ from harness.faults.gates import FaultReport, gates_of
 from harness.faults.history import History, Phase, Recorder, read_history
 from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World, spec_of
 from harness.faults.observers import Observers, collect
+from harness.faults.pages.run import PAGE, run_page
 from harness.faults.schedules import Schedule, load
 from harness.faults.verdicts import judge, namespaces
 from harness.faults.workloads import Habits, Workloads, operators
@@ -117,8 +118,11 @@ class RunReport:
         return INTERRUPTED in self.failures
 
     def write(self) -> None:
-        """Leave it in the run's directory."""
-        (self.directory / RESULTS).write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        """Leave it in the run's directory, for machines and as a page."""
+        results = self.as_json()
+        (self.directory / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        page = run_page(results, read_history(self.directory / HISTORY), self.directory)
+        (self.directory / PAGE).write_text(page)
 
     def as_json(self) -> dict[str, Any]:
         """For results.json."""

@@ -15,6 +15,7 @@ from harness.faults.runner import ALL_WORKLOADS
 RESULTS = "results.json"
 CAMPAIGN = "campaign.json"
 MARKDOWN = "campaign.md"
+PAGE = "campaign.html"
 OUTCOMES = ("ok", "fail", "info")
 PHASES = ("before", "during", "after")
 BEGIN, END = "<!-- recorded campaign: begin -->", "<!-- recorded campaign: end -->"

@@ -172,3 +172,22 @@ async def test_a_missing_server_says_how_to_get_one(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ProxyError, match="run `make setup`"):
         async with Network(tmp_path):
             pass
+
+
+async def test_faults_of_two_lanes_at_one_link_do_not_trip_over_each_other(network: Network, echo: str) -> None:
+    link = await network.connect("a", "b", echo)
+    both = (Direction.FORWARD, Direction.BACKWARD)
+
+    def cut(link: Link) -> None:
+        for _ in range(25):
+            link.black_hole(both)
+
+    def heal(link: Link) -> None:
+        for _ in range(25):
+            link.heal()
+
+    await network.apply([Change(link, cut), Change(link, heal), Change(link, cut), Change(link, heal)])
+    await network.heal()
+    caller = await Caller.dial(link)
+    assert await caller.ask() == b"ping"
+    caller.writer.close()

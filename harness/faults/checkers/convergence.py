@@ -7,7 +7,7 @@ if it arrived, and is left out if it did not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -32,6 +32,11 @@ class Arrival:
     arrived_ns: int | None
     bound_ms: int
     window: Window
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it was there before it had to be."""
+        return self.arrived_ns is not None and self.arrived_ns <= self.since_ns
 
     @property
     def delay_ms(self) -> int | None:
@@ -117,15 +122,26 @@ def _started(history: History) -> dict[str, list[int]]:
 def check_arrivals(history: History, namespace: str) -> CheckResult:
     """Everything arrives in time."""
     found = arrivals(history, namespace)
-    delays = [arrival.delay_ms for arrival in found if arrival.delay_ms is not None]
-    figures = {"arrivals": len(delays), "heals": len(quiet_windows(history)), "slowest_ms": max(delays, default=0)}
+    delays = delays_ms(found)
+    figures = {
+        "arrivals": len(delays),
+        "in_place": sum(arrival.in_place for arrival in found),
+        "heals": len(quiet_windows(history)),
+        "slowest_ms": max(delays, default=0),
+    }
     checker = f"convergence_{namespace}"
     for arrival in found:
         end_ns = arrival.arrived_ns or arrival.window.ended_ns
         if arrival.late(stalled_ms(history, arrival.since_ns, end_ns)):
             return CheckResult(checker, Verdict.INVALID, _explanation(arrival), figures)
-    verdict = Verdict.VALID if delays else Verdict.UNKNOWN
-    return CheckResult(checker, verdict, () if delays else ("nothing had to arrive anywhere",), figures)
+    verdict = Verdict.VALID if any(arrival.arrived_ns is not None for arrival in found) else Verdict.UNKNOWN
+    lines = () if verdict is Verdict.VALID else ("nothing had to arrive anywhere",)
+    return CheckResult(checker, verdict, lines, figures)
+
+
+def delays_ms(found: Iterable[Arrival]) -> list[int]:
+    """Of what arrived after it had to."""
+    return [arrival.delay_ms for arrival in found if arrival.delay_ms is not None and not arrival.in_place]
 
 
 def _explanation(arrival: Arrival) -> tuple[str, ...]:
@@ -140,7 +156,7 @@ def convergence_figures(history: History, namespaces: Sequence[str]) -> dict[str
     """For campaigns: all delays, by namespace."""
     found: dict[str, Mapping[str, Any]] = {}
     for name in namespaces:
-        delays = [arrival.delay_ms for arrival in arrivals(history, name) if arrival.delay_ms is not None]
+        delays = delays_ms(arrivals(history, name))
         if delays:
             bound_ms = convergence_ms(history.settings, name)
             found[name] = {"delays_ms": delays, "bound_ms": bound_ms, "heals": len(quiet_windows(history))}
