@@ -29,7 +29,8 @@ from callboard.core.versions import Policy
 from callboard.host import Actor, CallSettings, Client, MemoryStore, NotServedError, StateStore
 from callboard.host.actors import ActorType
 from callboard.host.clock import Timer
-from callboard.host.runtime import Runtime, RuntimeLimits
+from callboard.host.limits import RuntimeLimits
+from callboard.host.runtime import Runtime
 from callboard.testing.clock import ManualClock, settle
 
 NAMESPACE = "default"

@@ -13,8 +13,8 @@ from attrs import evolve
 from callboard.core.slot_records import slot_of
 from callboard.host import Actor, ActorFailedError, ActorKey, MemoryStore, Reminder, SqliteStore, method
 from callboard.host.activation import Activation
+from callboard.host.limits import RuntimeLimits
 from callboard.host.reminders import Reminders, ReminderSettings
-from callboard.host.runtime import RuntimeLimits
 from callboard.server.replica import Replica
 from callboard.server.settings import NativeSettings
 from callboard.testing.clock import ManualClock

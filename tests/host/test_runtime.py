@@ -25,7 +25,8 @@ from callboard.host import (
 from callboard.host.activation import Activation
 from callboard.host.actors import Chain
 from callboard.host.early_calls import EarlyCalls
-from callboard.host.runtime import Runtime, RuntimeLimits
+from callboard.host.limits import RuntimeLimits
+from callboard.host.runtime import Runtime
 from callboard.host.timers import Timers
 from callboard.testing.clock import settle
 from tests.host.lone_host import SETTINGS, LoneHost, Scenario, ended_with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -17,6 +18,7 @@ from callboard.core.native_host_records import StopAdmitting
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy
+from callboard.host import Router
 from callboard.host.session import HostRefusedError, Session
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
@@ -144,6 +146,30 @@ async def test_a_member_that_is_not_connected_still_keeps_other_stores_out(hosts
         await hosts.join("h2", store_id="file-b")
     await until(lambda: not hosts.replica.state.native["carts"].members, "it is removed")
     await hosts.join("h2", store_id="file-b")
+
+
+async def test_tables_are_encoded_once_however_many_take_them(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, encoded = convert.delta_message, Counter[tuple[int, int]]()
+
+    def counted(delta: TableDelta) -> host_pb2.TableDelta:
+        encoded[delta.from_version, delta.to_version] += 1
+        return encode(delta)
+
+    monkeypatch.setattr(convert, "delta_message", counted)
+    joined = [await hosts.join(f"h{number}") for number in range(5)]
+    async with AsyncExitStack() as stack:
+        address = f"127.0.0.1:{hosts.replica.grpc_port}"
+        routers = [await stack.enter_async_context(Router(cluster=address, namespace="carts")) for _ in range(5)]
+        joined.append(await hosts.join("h5"))
+        version = hosts.replica.state.native["carts"].version.wire
+
+        def all_have_it() -> bool:
+            views = [*(session.machine.view for session, _ in joined), *(router.view for router in routers)]
+            return all(view is not None and view.version == version for view in views)
+
+        await until(all_have_it, "everybody has the table")
+    assert encoded[version - 1, version] == 2, "once for all hosts, once for all watchers"
+    assert max(encoded.values()) <= 2
 
 
 async def test_tables_that_are_too_large_are_not_sent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,30 @@ async def waiting_for(task: asyncio.Task[int]) -> int:
     return await task
 
 
+async def test_calls_of_a_turn_end_with_the_call_that_the_turn_is_for() -> None:
+    ends: list[tuple[str, int]] = []
+
+    class Asks(Actor):
+        @method
+        async def ask(self, cart: str) -> None:
+            host = cluster.hosts[cluster.owner(Asks, self.context.actor_id)]
+            try:
+                await host.client.actor(Cart, cart).hold("never")
+            except OutcomeUnknownError:
+                ends.append((self.context.actor_id, cluster.clock.now_ms()))
+
+    async with ActorTestCluster(actors=[Cart, Asks], hosts=2) as cluster:
+        start_ms = cluster.clock.now_ms()
+        names = {cluster.owner(Cart, f"c{number}"): f"c{number}" for number in range(9)}
+        for cart in names.values():  # one in the same host, one in another
+            with pytest.raises(OutcomeUnknownError, match="still runs at the call's deadline"):
+                await cluster.run(cluster.client.actor(Asks, f"asks {cart}", timeout_ms=700).ask(cart))
+        await cluster.advance(1)
+        expected = [(f"asks {cart}", start_ms + 700 * number) for number, cart in enumerate(names.values(), start=1)]
+        assert len(names) == 2
+        assert ends == expected
+
+
 async def test_moves_lose_nothing() -> None:
     async with ActorTestCluster(actors=[Cart], hosts=3) as cluster:
         cart = cluster.client.actor(Cart, "alice")

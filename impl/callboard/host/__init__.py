@@ -21,7 +21,9 @@ from callboard.host.errors import (
     OutcomeUnknownError,
     ReentrancyError,
 )
+from callboard.host.limits import RuntimeLimits
 from callboard.host.postgres import PostgresStore
+from callboard.host.reminders import ReminderSettings
 from callboard.host.session import HostRefusedError
 from callboard.host.sqlite import SqliteStore
 from callboard.host.stores import (
@@ -60,7 +62,9 @@ __all__ = [
     "ReentrancyError",
     "Reminder",
     "ReminderQuery",
+    "ReminderSettings",
     "Router",
+    "RuntimeLimits",
     "SqliteStore",
     "StaleFenceError",
     "StateStore",

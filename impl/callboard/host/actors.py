@@ -213,3 +213,5 @@ class Chain:
 NO_CHAIN = Chain()
 current_chain: contextvars.ContextVar[Chain] = contextvars.ContextVar("callboard_chain", default=NO_CHAIN)
 """Of the turn that runs in this task; calls that it makes continue it."""
+current_deadline_ms: contextvars.ContextVar[int | None] = contextvars.ContextVar("callboard_deadline", default=None)
+"""Of the call whose turn runs in this task, on the host's clock: calls that it makes end then at the latest."""

@@ -31,8 +31,9 @@ from callboard.host.client import (
 )
 from callboard.host.clock import SystemClock, now_ms
 from callboard.host.errors import CallError, NotOwnerError, NotServedError
+from callboard.host.limits import RuntimeLimits
 from callboard.host.logs import library_logger
-from callboard.host.runtime import Runtime, RuntimeLimits
+from callboard.host.runtime import Runtime
 from callboard.host.session import Session
 from callboard.host.sqlite import SqliteStore
 from callboard.host.stores import StateStore
@@ -72,8 +73,9 @@ class HostTls:
 class HostSettings:
     """What else can be set.
 
-    `leave_timeout_ms`: how long a graceful leave may take before the host goes anyway. `linger_ms`: how long it then
-    still tells callers with older tables that their actors have moved. `stop_grace_ms`: for calls that still run.
+    `leave_timeout_ms`: how long a graceful leave may take before the host goes anyway. `linger_ms`: it then still tells
+    callers with older tables that their actors have moved, until none has come for so long. `stop_grace_ms`: for calls
+    that still run when the host stops in any other way.
     """
 
     weight: int = WEIGHT_DEFAULT
@@ -124,6 +126,7 @@ class Host:
         self._server: grpc.aio.Server | None = None
         self._session: Session | None = None
         self._changes = Changes()
+        self._last_call_ms = 0
         self.runtime = Runtime(
             namespace=namespace,
             kinds=self._kinds,
@@ -212,17 +215,30 @@ class Host:
         if self._session is not None:
             self.runtime.begin_leaving()
             done = await self._session.leave(self.settings.leave_timeout_ms)
-            # Callers with an older table still come: they are told, and go where the actor is now.
-            await asyncio.sleep(self.settings.linger_ms / 1000)
-        await self.kill()
+            await self._linger()
+        # Calls that are here now are all refused: to cut them off would only hide from callers that they did not run.
+        await self._stop(self.settings.leave_timeout_ms if done else self.settings.stop_grace_ms)
         return done
+
+    async def _linger(self) -> None:
+        """Callers with an older table still come: they are told, and go where the actor is now. gRPC's server drops
+        calls that wait at its door when it stops, and their callers could not know that they did not run."""
+        self._last_call_ms, end_ms = now_ms(), now_ms() + self.settings.leave_timeout_ms
+        while True:
+            left_ms = min(self._last_call_ms + self.settings.linger_ms, end_ms) - now_ms()
+            if left_ms <= 0:
+                return
+            await asyncio.sleep(left_ms / 1000)
 
     async def kill(self) -> None:
         """Stop at once: the cluster waits for the lease to run out. Idempotent."""
+        await self._stop(self.settings.stop_grace_ms)
+
+    async def _stop(self, calls_grace_ms: int) -> None:
         if self._session is not None:
             await self._session.stop()
         if self._server is not None:
-            await self._server.stop(self.settings.stop_grace_ms / 1000)
+            await self._server.stop(calls_grace_ms / 1000)
             self._server = None
         await self.runtime.close()
         await self.client.close()
@@ -304,6 +320,7 @@ class Host:
     # -- calls from others -------------------------------------------------------------------------------
 
     async def _invoke(self, payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        self._last_call_ms = now_ms()
         try:
             request = actors_pb2.InvokeRequest.FromString(payload)
         except DecodeError:

@@ -13,7 +13,15 @@ from attrs import define, field, frozen
 
 from callboard.core.slot_records import slot_of
 from callboard.core.table_delta import HostEntry, TableView
-from callboard.host.actors import NO_CHAIN, PAYLOAD_BYTES_MAX, Actor, ActorType, Chain, current_chain
+from callboard.host.actors import (
+    NO_CHAIN,
+    PAYLOAD_BYTES_MAX,
+    Actor,
+    ActorType,
+    Chain,
+    current_chain,
+    current_deadline_ms,
+)
 from callboard.host.errors import (
     ActorFailedError,
     BadCallError,
@@ -129,13 +137,17 @@ class Client:
     ) -> bytes:
         """One call with encoded arguments; returns the encoded result.
 
-        Definite failures are tried again until the deadline, others never (`DefiniteOrUnknown`).
+        Definite failures are tried again until the deadline, others never (`DefiniteOrUnknown`). The deadline of a call
+        that an actor makes in its turn is at most that of the call that the turn is for.
 
         Raises:
             CallError: of the kind that says whether it may have run.
         """
         chain = current_chain.get()
         deadline_ms = self.clock() + (self.settings.timeout_ms if timeout_ms is None else timeout_ms)
+        outer_ms = current_deadline_ms.get()
+        if outer_ms is not None:
+            deadline_ms = min(deadline_ms, outer_ms)
         pause_ms, last = self.settings.pause_ms, NotServedError("")
         while True:
             view = self.tables.view

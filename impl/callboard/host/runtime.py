@@ -12,13 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from attrs import define, field, frozen
-
 from callboard.core.handoff_messages import Held, SlotRun
 from callboard.core.native_host_records import CancelTurns, Ended, EndReason, Granted, Refusal, Right, StopAdmitting
 from callboard.core.slot_records import slot_of
 from callboard.host.activation import DEACTIVATION, Activation, Context
-from callboard.host.actors import Actor, ActorType, Chain, DeactivationReason, current_chain
+from callboard.host.actors import Actor, ActorType, Chain, DeactivationReason, current_chain, current_deadline_ms
 from callboard.host.clock import Clock, Timer
 from callboard.host.early_calls import EarlyCalls
 from callboard.host.errors import (
@@ -29,8 +27,9 @@ from callboard.host.errors import (
     NotServedError,
     OutcomeUnknownError,
 )
+from callboard.host.limits import Figures, RuntimeLimits
 from callboard.host.logs import library_logger
-from callboard.host.reminders import Reminders, ReminderSettings
+from callboard.host.reminders import Reminders
 from callboard.host.stores import ActorKey, StateStore
 from callboard.host.timers import Timers
 
@@ -50,33 +49,6 @@ class Admission(Protocol):
 
     def lease_remaining_ms(self, now_ms: int) -> int | None:
         """How long the gate stays open without another renewal; None for ever."""
-
-
-@frozen
-class RuntimeLimits:
-    """Bounds of one host. `early_calls_max`: calls that wait for a slot that is this host's but not granted yet;
-    `early_wait_ms`: so long, then their callers look for the owner anew. `close_grace_ms`: how long cancelled turns are
-    waited for when the host stops."""
-
-    activations_max: int = 1_000_000
-    early_calls_max: int = 10_000
-    early_wait_ms: int = 1_000
-    idle_check_ms: int = 5_000
-    timers_per_actor_max: int = 100
-    close_grace_ms: int = 1_000
-    reminders: ReminderSettings = field(factory=ReminderSettings)
-
-
-@define
-class Figures:
-    """Counts of one host since its start."""
-
-    turns: int = 0
-    activations: int = 0
-    deactivations: dict[str, int] = field(factory=dict)
-    gate_shut: int = 0
-    stale_refused: int = 0
-    cancelled: int = 0
 
 
 class Runtime:
@@ -146,7 +118,7 @@ class Runtime:
         right = await self._admitted(actor_type, slot, deadline_ms)
         activation = await self._activation(kind, actor_id, slot, right, deadline_ms)
         reentered = await self._turn(activation, chain, deadline_ms)
-        turn = self._start(activation, body, chain, reentered)
+        turn = self._start(activation, body, chain, reentered, deadline_ms)
         try:
             async with self.clock.timeout(deadline_ms - self.clock.now_ms()):
                 return await asyncio.shield(turn)
@@ -268,20 +240,28 @@ class Runtime:
             self._finish(activation)
 
     def _start(
-        self, activation: Activation, body: Callable[[Actor], Awaitable[Result]], chain: Chain, reentered: bool
+        self,
+        activation: Activation,
+        body: Callable[[Actor], Awaitable[Result]],
+        chain: Chain,
+        reentered: bool,
+        deadline_ms: int | None,
     ) -> asyncio.Task[Result]:
         """Begin the turn that was taken. It is given back when the task is done, however it ends."""
         inner = Chain(chain.chain_id or secrets.token_hex(8), chain.depth + 1, (*chain.path, activation.name))
         if not reentered:
             activation.running = inner
         activation.last_used_ms = self.clock.now_ms()
-        task = asyncio.ensure_future(self._run(activation, body, inner))
+        task = asyncio.ensure_future(self._run(activation, body, inner, deadline_ms))
         activation.tasks.add(task)
         task.add_done_callback(partial(self._turn_ended, activation, reentered))
         return task
 
-    async def _run(self, activation: Activation, body: Callable[[Actor], Awaitable[Result]], chain: Chain) -> Result:
+    async def _run(
+        self, activation: Activation, body: Callable[[Actor], Awaitable[Result]], chain: Chain, deadline_ms: int | None
+    ) -> Result:
         current_chain.set(chain)
+        current_deadline_ms.set(deadline_ms)
         try:
             if not activation.activated:
                 await activation.actor.on_activate()
@@ -334,7 +314,7 @@ class Runtime:
         patience_ms = activation.kind.actor_class.idle_timeout_ms
         chain = Chain(secrets.token_hex(8))
         await self._turn(activation, chain, self.clock.now_ms() + patience_ms)
-        turn = self._start(activation, body, chain, reentered=False)
+        turn = self._start(activation, body, chain, reentered=False, deadline_ms=None)
         try:
             return await asyncio.shield(turn)
         except asyncio.CancelledError:

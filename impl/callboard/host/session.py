@@ -55,6 +55,8 @@ log = library_logger(__name__)
 
 SESSION = "/callboard.host.v1.Placement/Session"
 OUTGOING_MAX = 1024
+DISMISSAL_MS = 5000
+"""How long the answer to a farewell is waited for."""
 
 
 @frozen
@@ -127,6 +129,8 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._over: asyncio.Future[Stopped] | None = None
         self._welcomed = asyncio.Event()
+        self._dismissed = asyncio.Event()
+        """The leader answered the farewell."""
         self._leaving = False
         self.streams_ended = 0
         """How often a stream to a replica ended."""
@@ -149,12 +153,23 @@ class Session:
             self._task.result()
 
     async def leave(self, timeout_ms: int) -> bool:
-        """Let turns finish, release everything, and say farewell. Whether that was done in time."""
+        """Let turns finish, release everything, say farewell, and hear that the tables are without this host. Whether
+        that was done in time; of the last, nobody is sure if the leader cannot be reached."""
         self._leaving = True
+        self._dismissed.clear()
         self._dispatch(LeaveRequested("the application stops"))
         done = await self._wait_over(timeout_ms)
+        if done and self.connected:
+            await self._wait_dismissed(min(timeout_ms, DISMISSAL_MS))
         await self.stop()
         return done
+
+    async def _wait_dismissed(self, timeout_ms: int) -> None:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._dismissed.wait()
+        except TimeoutError:
+            log.info("nobody answered the farewell", host=self._record.name)
 
     async def _wait_over(self, timeout_ms: int) -> bool:
         assert self._over is not None, "start() comes first"
@@ -343,6 +358,8 @@ class Session:
             event = _event(message, connection)
             if isinstance(event, WelcomeReceived):
                 self._welcomed.set()
+            if isinstance(event, GoneReceived) and event.gone.incarnation == self.machine.incarnation:
+                self._dismissed.set()
             if event is not None:
                 self._dispatch(event)
 

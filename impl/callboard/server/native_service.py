@@ -73,7 +73,6 @@ class NativeService:
                 "Watch": grpc.unary_stream_rpc_method_handler(
                     self.watch,
                     request_deserializer=host_pb2.WatchRequest.FromString,
-                    response_serializer=host_pb2.WatchUpdate.SerializeToString,
                 ),
                 "Lookup": grpc.unary_unary_rpc_method_handler(
                     self.lookup,
@@ -267,22 +266,22 @@ class NativeService:
         watch.version, watch.digest = request.have_version, request.have_digest
         try:
             while request.namespace in self._replica.state.native:
-                changes: list[host_pb2.TableDelta | None] = [*watch.changes()]
-                for delta in changes or [None]:
-                    await context.write(self._update(namespace, delta))
+                for table in watch.changes() or [b""]:
+                    await context.write(table + self._staleness(namespace))
                 await watch.wait(SIGN_OF_LIFE_S)
         finally:
             self._watch_count -= 1
             watch.close()
         await context.abort(grpc.StatusCode.NOT_FOUND, f"namespace {request.namespace} was deleted")
 
-    def _update(self, namespace: NativeNamespace, delta: host_pb2.TableDelta | None) -> host_pb2.WatchUpdate:
-        return host_pb2.WatchUpdate(
-            table=delta,
+    def _staleness(self, namespace: NativeNamespace) -> bytes:
+        """The fields of a WatchUpdate that say how old its tables may be."""
+        update = host_pb2.WatchUpdate(
             policy=namespace.policy.value,
             applied_index=self._replica.state.applied_index,
             leader_known=self._replica.engine.leadership().leader is not None,
         )
+        return update.SerializeToString()
 
     async def lookup(self, request: host_pb2.LookupRequest, context: Context) -> host_pb2.LookupReply:
         """The owner of an actor."""

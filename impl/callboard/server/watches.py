@@ -25,7 +25,7 @@ class _Watched:
     feed: TableFeed
     watchers: int = 0
     changed: asyncio.Event = field(factory=asyncio.Event)
-    encoded: OrderedDict[tuple[int, int], host_pb2.TableDelta] = field(factory=OrderedDict)
+    encoded: OrderedDict[tuple[int, int], bytes] = field(factory=OrderedDict)
 
 
 class Watches:
@@ -70,14 +70,16 @@ class Watch:
     version: int = 0
     digest: bytes = b""
 
-    def changes(self) -> list[host_pb2.TableDelta]:
-        """What leads from what the watcher has to the newest tables; encoded once for all watchers."""
+    def changes(self) -> list[bytes]:
+        """What leads from what the watcher has to the newest tables, as WatchUpdates with nothing but a table: encoded
+        once for all watchers. Further fields can be added behind, since messages may be written one after the other."""
         feed, encoded = self._watched.feed, self._watched.encoded
         path = feed.path(self.version, self.digest)
         messages = []
         for pair in path:
             if pair not in encoded:
-                encoded[pair] = convert.delta_message(feed.delta(*pair))
+                update = host_pb2.WatchUpdate(table=convert.delta_message(feed.delta(*pair)))
+                encoded[pair] = update.SerializeToString()
                 while len(encoded) > ENCODED_KEPT:
                     encoded.popitem(last=False)
             messages.append(encoded[pair])

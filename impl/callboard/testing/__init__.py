@@ -31,8 +31,9 @@ Actors run under the same runtime, leases, fences and tables as in production, b
 an hour passes in a moment, and takes the same course each time.
 """
 
+from callboard.core.slot_records import HandoffSettings
 from callboard.testing.clock import ManualClock, settle
 from callboard.testing.cluster import ActorTestCluster
 from callboard.testing.host import TestHost
 
-__all__ = ["ActorTestCluster", "ManualClock", "TestHost", "settle"]
+__all__ = ["ActorTestCluster", "HandoffSettings", "ManualClock", "TestHost", "settle"]

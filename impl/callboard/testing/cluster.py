@@ -11,7 +11,7 @@ from callboard.core.slot_records import HandoffSettings, HostMark
 from callboard.core.versions import Policy
 from callboard.host.actors import Actor, ActorType
 from callboard.host.client import CallSettings, Client
-from callboard.host.runtime import RuntimeLimits
+from callboard.host.limits import RuntimeLimits
 from callboard.host.stores import MemoryStore, StateStore
 from callboard.testing.clock import ManualClock, settle
 from callboard.testing.host import TestHost, TestHostSettings, TestTables, client_of

@@ -44,7 +44,8 @@ from callboard.host.actors import ActorType
 from callboard.host.client import CallSettings, Client, Tables
 from callboard.host.clock import Clock, Timer
 from callboard.host.errors import NotServedError
-from callboard.host.runtime import Runtime, RuntimeLimits
+from callboard.host.limits import RuntimeLimits
+from callboard.host.runtime import Runtime
 from callboard.host.stores import StateStore
 from callboard.testing.leader import TestLeader, Work
 
