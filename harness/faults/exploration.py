@@ -34,7 +34,10 @@ from harness.faults.schedules import (
 EXAMPLES = 3
 """The first that Hypothesis tries is the simplest one, which is the same for all seeds; the last of a few is taken."""
 AMONG_REPLICAS = frozenset(
-    {"partition_replicas", "partition_bridge", "partition_ring", "one_way", "host_with_one_replica", "wiped_disk"}
+    {
+        *("partition_replicas", "partition_bridge", "partition_ring", "one_way", "host_with_one_replica"),
+        *("wiped_disk", "replaced_disk"),
+    }
 )
 """Faults that need a second replica."""
 AMONG_HOSTS = frozenset({"host_from_host"})

@@ -186,7 +186,7 @@ class Swizzle:
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""
         nodes = [*world.replicas(), *world.hosts()]
-        self._order = world.random.sample(nodes, world.random.randint(2, len(nodes)))
+        self._order = world.random.sample(nodes, world.random.randint(min(2, len(nodes)), len(nodes)))
         self._answered = await answering(self._links(world, self._order[0]))
         return ",".join(self._order)
 
