@@ -181,7 +181,7 @@ def regression(schedule: Schedule, *, about: str, command: str) -> str:
         for fault in schedule.faults
     )
     return _REGRESSION.format(
-        about=about.replace('"""', "'''").replace("\\", "/"),
+        about=_words(about),
         command=command,
         seed=schedule.seed,
         duration_s=schedule.duration_s,
@@ -191,3 +191,9 @@ def regression(schedule: Schedule, *, about: str, command: str) -> str:
         timeout_s=int(schedule.duration_s) + 420,
         identifier=re.sub(r"\W+", "_", schedule.name.lower()).strip("_") or "schedule",
     )
+
+
+def _words(text: str) -> str:
+    """Text that can stand in a docstring."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return printable.replace('"', "'").replace("\\", "/")
