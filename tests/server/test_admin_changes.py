@@ -43,10 +43,13 @@ async def replica() -> AsyncIterator[Replica]:
             yield replica
 
 
-async def join(replica: Replica, *names: str, namespace: str = "carts") -> None:
+async def join(replica: Replica, *names: str, namespace: str = "carts", zone: str = "a") -> None:
     """Make hosts members, as their hellos would."""
     assert replica.office is not None
-    hosts = tuple(NativeHostRecord(name, f"{name}:7301", ("Cart", "Lamp"), process="p") for name in names)
+    hosts = tuple(
+        NativeHostRecord(name, f"{name}:7301", ("Cart", "Lamp"), process="p", labels=(("disk", "ssd"), ("zone", zone)))
+        for name in names
+    )
     answer = await replica.office.propose(CommitNativeBatch(replica.office.epoch, namespace, hosts))
     assert answer.succeeded, answer
 
@@ -82,6 +85,10 @@ async def test_times_are_given_and_checked_with_their_arithmetic(replica: Replic
     ("arguments", "exit_code", "text"),
     [
         (("namespace", "create", "n", "--policy=nonsense"), 2, "'nonsense' is not one of"),
+        (("cordon", "--namespace=n"), 2, "give either HOST or --label KEY=VALUE"),
+        (("cordon", "h1", "--label=a=b"), 2, "give either HOST or --label KEY=VALUE"),
+        (("drain", "--label=zone"), 2, "zone is no KEY=VALUE"),
+        (("drain", "--label=zone=c", "--namespace=nowhere"), 1, "NOT_FOUND: namespace nowhere does not exist"),
         (("namespace", "delete", "nowhere"), 1, "no namespace nowhere"),
         (("cordon", "h1", "--namespace=nowhere"), 1, "NOT_FOUND: namespace nowhere does not exist"),
         (("weight", "h1", "10001"), 2, "10001 is not in the range 0<=x<=10000"),
@@ -121,6 +128,28 @@ async def test_marks_move_slots_and_are_seen(replica: Replica) -> None:
     assert "h2 still owns 0 slots and has not let go of" in waited.output
     await done(replica, "uncordon", "h2", "--namespace=carts")
     assert "h2" not in replica.state.native["carts"].marks
+
+
+async def test_a_whole_zone_is_drained_in_one_change(replica: Replica) -> None:
+    """One after the other would move what the first gives up to the second, and then once more."""
+    await done(replica, "namespace", "create", "carts")
+    await join(replica, "h1", "h2", zone="a")
+    await join(replica, "h3", "h4", zone="b")
+    before = replica.state.native["carts"]
+    shown = await done(replica, "drain", "--label=zone=a", "--label=disk=ssd", "--namespace=carts")
+    assert "every member with zone=a, disk=ssd is draining" in shown
+    after = replica.state.native["carts"]
+    assert after.version == before.version.next()
+    owned_before, owned_after = (each.tables["Cart"].owners for each in (before, after))
+    gone = {before.members[name].incarnation for name in ("h1", "h2")}
+    moved = [slot for slot, owner in enumerate(owned_after) if owner != owned_before[slot]]
+    assert moved == [slot for slot, owner in enumerate(owned_before) if owner in gone]
+    assert not gone & set(owned_after)
+    nobody = await callboard(replica, "drain", "--label=zone=c", "--namespace=carts")
+    assert nobody.exit_code == 1
+    assert "NOT_FOUND: no member of namespace carts has labels zone=c" in nobody.output
+    await done(replica, "uncordon", "--label=zone=a", "--namespace=carts")
+    assert not replica.state.native["carts"].marks
 
 
 async def test_handoff_says_who_is_waited_for(replica: Replica) -> None:

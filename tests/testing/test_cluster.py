@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import textwrap
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -86,6 +87,17 @@ def test_the_example_of_the_package_runs() -> None:
     example = "\n".join(line for line in lines if line.startswith("    ") or not line)
     names: dict[str, Any] = {}
     exec(compile(textwrap.dedent(example), "example", "exec"), names)  # noqa: S102
+    asyncio.run(names["test_a_cart_survives_its_host"]())
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    application, test = (
+        block.partition("```")[0] for block in readme.split("```python\n")[1:] if "Cart" in block.partition("```")[0]
+    )
+    names: dict[str, Any] = {}
+    exec(compile(application.partition("\nasync with ")[0], "application", "exec"), names)  # noqa: S102
+    exec(compile(test, "test", "exec"), names)  # noqa: S102
     asyncio.run(names["test_a_cart_survives_its_host"]())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callboard.cli.query import RefusedError, ask, ask_leader, print_reply, query_options
-from callboard.cli.types import DurationMs
+from callboard.cli.types import DurationMs, Label
 from callboard.core.slot_records import SLOT_BITS_MAX, SLOT_BITS_MIN, WEIGHT_MAX
 from callboard.core.versions import Policy, Version
 from callboard.protos.generated import admin_pb2
@@ -117,15 +117,44 @@ def delete(name: str, request_id: str | None, output: str, **options: Any) -> No
     _change("DeleteNamespace", request, f"namespace {name} is deleted", output, options)
 
 
+_HOST = click.argument("host", required=False)
+_LABELS = click.option(
+    "--label",
+    "labels",
+    type=Label(),
+    multiple=True,
+    help="Instead of HOST: all present members with this label (given more than once: with all), in one change.",
+)
+
+
+def _mark_request(host: str | None, labels: Sequence[tuple[str, str]], **fields: Any) -> admin_pb2.MarkHostRequest:
+    if bool(host) is bool(labels):
+        raise click.UsageError("give either HOST or --label KEY=VALUE")
+    return admin_pb2.MarkHostRequest(host=host or "", labels=dict(labels), **fields)
+
+
+def _whom(host: str | None, labels: Sequence[tuple[str, str]]) -> str:
+    return host or "every member with " + ", ".join(f"{key}={value}" for key, value in labels)
+
+
 def _marking(name: str, help_text: str, done: str, **mark: bool) -> click.Command:
     @click.command(name, help=help_text)
-    @click.argument("host")
+    @_HOST
+    @_LABELS
     @_NAMESPACE
     @_REQUEST_ID
     @query_options
-    def command(host: str, namespace: str, request_id: str | None, output: str, **options: Any) -> None:
-        request = admin_pb2.MarkHostRequest(namespace=namespace, host=host, request_id=_id(request_id), **mark)
-        _change("MarkHost", request, done.format(host=host), output, options)
+    def command(
+        host: str | None,
+        labels: Sequence[tuple[str, str]],
+        *,
+        namespace: str,
+        request_id: str | None,
+        output: str,
+        **options: Any,
+    ) -> None:
+        request = _mark_request(host, labels, namespace=namespace, request_id=_id(request_id), **mark)
+        _change("MarkHost", request, done.format(host=_whom(host, labels)), output, options)
 
     return command
 
@@ -142,40 +171,55 @@ uncordon = _marking(
 
 
 @click.command()
-@click.argument("host")
+@_HOST
+@_LABELS
 @_NAMESPACE
 @click.option("--wait", "wait", is_flag=True, help="Return when HOST serves nothing any more.")
 @click.option("--wait-timeout", "wait_timeout_ms", type=DurationMs(), default="5m", show_default=True)
 @_REQUEST_ID
 @query_options
 def drain(
-    host: str, *, namespace: str, wait: bool, wait_timeout_ms: int, request_id: str | None, output: str, **options: Any
+    host: str | None,
+    labels: Sequence[tuple[str, str]],
+    *,
+    namespace: str,
+    wait: bool,
+    wait_timeout_ms: int,
+    request_id: str | None,
+    output: str,
+    **options: Any,
 ) -> None:
     """Move everything off HOST that others can take. It stays a member; `uncordon` lets it serve again."""
-    request = admin_pb2.MarkHostRequest(namespace=namespace, host=host, draining=True, request_id=_id(request_id))
+    request = _mark_request(host, labels, namespace=namespace, draining=True, request_id=_id(request_id))
     if not wait:
-        _change("MarkHost", request, f"{host} is draining", output, options)
+        _change("MarkHost", request, f"{_whom(host, labels)} is draining", output, options)
         return
     ask_leader("MarkHost", request, admin_pb2.ChangeReply, options)
     deadline = time.monotonic() + wait_timeout_ms / 1000
     while True:
-        member = _member(namespace, host, options)
-        if member is None or member.slots == member.awaited_slots == 0:
+        serving = [each for each in _members(namespace, host, labels, options) if each.slots or each.awaited_slots]
+        if not serving:
             break
         if time.monotonic() > deadline:
             raise RefusedError(
-                f"{host} still owns {member.slots} slots and has not let go of {member.awaited_slots} that it lost"
+                "; ".join(
+                    f"{each.name} still owns {each.slots} slots and has not let go of {each.awaited_slots} that it lost"
+                    for each in serving
+                )
             )
         time.sleep(DRAIN_POLL_S)
-    reply = admin_pb2.ChangeReply(changed=True, text=f"{host} serves nothing any more")
+    text = f"{_whom(host, labels)} serves nothing any more"
+    reply = admin_pb2.ChangeReply(changed=True, text=text)
     print_reply(reply, output, lambda console: console.print(reply.text))
 
 
-def _member(namespace: str, host: str, options: dict[str, Any]) -> admin_pb2.Member | None:
+def _members(
+    namespace: str, host: str | None, labels: Sequence[tuple[str, str]], options: dict[str, Any]
+) -> list[admin_pb2.Member]:
     request = admin_pb2.ListMembersRequest(namespace=namespace, linearizable=True)
     reply = ask("ListMembers", request, admin_pb2.ListMembersReply, options)
-    found: list[admin_pb2.Member] = [member for member in reply.members if member.name == host]
-    return found[0] if found else None
+    wanted = set(labels)
+    return [each for each in reply.members if (each.name == host if host else wanted <= set(each.labels.items()))]
 
 
 @click.command()

@@ -52,6 +52,20 @@ class DurationMs(click.ParamType[int]):
         return duration_ms
 
 
+class Label(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "key=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        if not key or not separator:
+            self.fail(f"{value} is no KEY=VALUE", param, ctx)
+        return key, text
+
+
 class HostPort(click.ParamType[tuple[str, int]]):
     """host:port; IPv6 addresses in brackets."""
 

@@ -120,17 +120,14 @@ class AdminChanges:
         return await self._change(request, context, command)
 
     async def mark_host(self, request: admin_pb2.MarkHostRequest, context: Context) -> admin_pb2.ChangeReply:
-        """Cordon, drain or weigh a host, whether or not it is a member now."""
+        """Cordon, drain or weigh a host, whether or not it is a member now; or all members with certain labels, in one
+        change of the tables, so that nothing moves from one of them to another."""
 
         def command(office: OfficeView) -> Command:
-            mark = self._namespace(request.namespace).marks.get(request.host, HostMark(request.host))
-            if request.HasField("cordoned"):
-                mark = evolve(mark, cordoned=request.cordoned)
-            if request.HasField("draining"):
-                mark = evolve(mark, draining=request.draining)
-            if request.HasField("weight"):
-                mark = evolve(mark, weight=request.weight or None)
-            return CommitNativeBatch(office.epoch, request.namespace, marks=(mark,))
+            namespace = self._namespace(request.namespace)
+            names = _labelled(namespace, request) if request.labels else (request.host,)
+            marks = tuple(_marked(namespace.marks.get(name, HostMark(name)), request) for name in names)
+            return CommitNativeBatch(office.epoch, request.namespace, marks=marks)
 
         return await self._change(request, context, command)
 
@@ -202,3 +199,26 @@ class AdminChanges:
         return admin_pb2.ChangeReply(
             changed=answer.code is AnswerCode.OK or bool(answer.detail), version=answer.number, text=answer.detail
         )
+
+
+def _labelled(namespace: NativeNamespace, request: admin_pb2.MarkHostRequest) -> tuple[str, ...]:
+    """Members with all labels that the request names. Raises ValueError, LookupError."""
+    if request.host:
+        raise ValueError(f"host {request.host} and labels are both given; one of them is needed")
+    wanted = set(request.labels.items())
+    names = tuple(name for name, member in namespace.members.items() if wanted <= set(member.host.labels))
+    if not names:
+        text = ", ".join(f"{key}={value}" for key, value in sorted(wanted))
+        raise LookupError(f"no member of namespace {request.namespace} has labels {text}")
+    return names
+
+
+def _marked(mark: HostMark, request: admin_pb2.MarkHostRequest) -> HostMark:
+    """The mark with what the request gives."""
+    if request.HasField("cordoned"):
+        mark = evolve(mark, cordoned=request.cordoned)
+    if request.HasField("draining"):
+        mark = evolve(mark, draining=request.draining)
+    if request.HasField("weight"):
+        mark = evolve(mark, weight=request.weight or None)
+    return mark

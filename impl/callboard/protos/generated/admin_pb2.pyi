@@ -589,12 +589,33 @@ Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y0
 class MarkHostRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     CORDONED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     host: _builtins.str
     cordoned: _builtins.bool
@@ -603,6 +624,10 @@ class MarkHostRequest(_message.Message):
     weight: _builtins.int
     """0: the host's own again"""
     request_id: _builtins.str
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """instead of `host`: all members with these labels, as one change"""
+
     def __init__(
         self,
         *,
@@ -612,10 +637,11 @@ class MarkHostRequest(_message.Message):
         draining: _builtins.bool | None = ...,
         weight: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned", "_draining", b"_draining", "_weight", b"_weight", "cordoned", b"cordoned", "draining", b"draining", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned", "_draining", b"_draining", "_weight", b"_weight", "cordoned", b"cordoned", "draining", b"draining", "host", b"host", "namespace", b"namespace", "request_id", b"request_id", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned", "_draining", b"_draining", "_weight", b"_weight", "cordoned", b"cordoned", "draining", b"draining", "host", b"host", "labels", b"labels", "namespace", b"namespace", "request_id", b"request_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cordoned: _TypeAlias = _typing.Literal["cordoned"]  # noqa: Y015
     _WhichOneofArgType__cordoned: _TypeAlias = _typing.Literal["_cordoned", b"_cordoned"]  # noqa: Y015
