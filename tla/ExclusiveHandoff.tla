@@ -86,7 +86,8 @@ Grants(o, p, n, f, e) ==
 Reports(i, t, r) ==
     {Released(i, s, t.version) : s \in {x \in Slots : ~r[x].live}}
     \cup {Request(i, s, r[s].since, r[s].fence) :
-             s \in {x \in Slots : (~r[x].live /\ r[x].fence # 0 /\ r[x].since = t.since[x])}}
+             s \in {x \in Slots : (/\ process[i] # "leaving"
+                                 /\ ~r[x].live /\ r[x].fence # 0 /\ r[x].since = t.since[x])}}
 
 Messages(kind) == {m \in msgs : m.kind = kind}
 

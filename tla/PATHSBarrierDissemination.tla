@@ -14,28 +14,48 @@ AdvanceDue == phase # "idle" /\ Participants \subseteq acked
 GiveUpDue == ~grace /\ \E h \in members \ leaving : stream[h] = 0
 Settled == ~PushDue /\ ~AdvanceDue /\ ~GiveUpDue
 
+\* The leader sees nothing of a process before its hello, so it may as well start and connect at once.
+StartDue == \E h \in Hosts : ~up[h]
+ConnectDue == \E h \in Hosts : ENABLED MCConnect(h)
+Quiet == Settled /\ ~StartDue /\ ~ConnectDue
+
 OwesNothing(h) ==
     IF stream[h] = 0 \/ h \in waiting THEN TRUE
     ELSE net[h][stream[h]].open /\ net[h][stream[h]].down = <<>> /\ net[h][stream[h]].up = <<>>
 
 \* The grace period is far longer than the round timeout, which cuts whoever owes an answer.
-PATHSGraceEnds == phase = "idle" /\ (\A h \in Hosts : OwesNothing(h)) /\ GraceEnds
+PATHSGraceEnds == Quiet /\ phase = "idle" /\ (\A h \in Hosts : OwesNothing(h)) /\ GraceEnds
 \* A member that the new leader has seen is treated as any other: its grace is over.
-PATHSStreamEnds(h) == ~grace /\ StreamEnds(h)
-PATHSRoundTimeout == ~grace /\ RoundTimeout
+PATHSStreamEnds(h) == Quiet /\ ~grace /\ StreamEnds(h)
+PATHSRoundTimeout == Quiet /\ ~grace /\ RoundTimeout
 
 Broken == {<<h, s>> \in Hosts \X (1..MaxStreams) :
               s <= Len(net[h]) /\ ~net[h][s].open /\ (stream[h] = s \/ session[h] = s)}
-PATHSBreak(h) == Cardinality(Broken) < MaxBreaks /\ Break(h)
+PATHSBreak(h) == Quiet /\ Cardinality(Broken) < MaxBreaks /\ Break(h)
+
+\* By name, so that the graph of states can tell them apart.
+PATHSPush(h) == ~GiveUpDue /\ Push(h)
+PATHSAdvance == ~GiveUpDue /\ AdvanceDue /\ Advance
+PATHSStart(h) == Settled /\ (\A g \in Hosts : (g < h => up[g])) /\ Start(h)
+PATHSConnect(h) == Settled /\ ~StartDue /\ (\A g \in Hosts : (g < h => ~ENABLED MCConnect(g))) /\ Connect(h)
+
+PATHSAttach(h) == Quiet /\ Attach(h)
+PATHSRecvAck(h) == Quiet /\ RecvAck(h)
+PATHSSessionEnds(h) == Quiet /\ SessionEnds(h)
+PATHSRecvLock(h) == Quiet /\ RecvLock(h)
+PATHSRecvUpdate(h) == Quiet /\ RecvUpdate(h)
+PATHSRecvUnlock(h) == Quiet /\ RecvUnlock(h)
+PATHSCrash(h) == Quiet /\ Crash(h)
+PATHSStartRound == Quiet /\ StartRound
+PATHSNewLeader == Quiet /\ NewLeader
 
 PATHSNext ==
-    \/ \E h \in Hosts : (Push(h) /\ ~GiveUpDue) \/ GiveUp(h)
-    \/ (AdvanceDue /\ ~GiveUpDue /\ Advance)
-    \/ /\ Settled
-       /\ \/ \E h \in Hosts :
-                 \/ Attach(h) \/ PATHSStreamEnds(h) \/ RecvAck(h)
-                 \/ HostStep(h) \/ Crash(h) \/ PATHSBreak(h)
-          \/ PATHSGraceEnds \/ StartRound \/ PATHSRoundTimeout \/ NewLeader
+    \/ \E h \in Hosts :
+           \/ PATHSPush(h) \/ GiveUp(h) \/ PATHSStart(h) \/ PATHSConnect(h)
+           \/ PATHSAttach(h) \/ PATHSStreamEnds(h) \/ PATHSRecvAck(h)
+           \/ PATHSSessionEnds(h) \/ PATHSRecvLock(h) \/ PATHSRecvUpdate(h) \/ PATHSRecvUnlock(h)
+           \/ PATHSCrash(h) \/ PATHSBreak(h)
+    \/ PATHSAdvance \/ PATHSGraceEnds \/ PATHSStartRound \/ PATHSRoundTimeout \/ PATHSNewLeader
 
 PATHSSpec == Init /\ [][PATHSNext]_vars
 =============================================================================

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import pickle
 import sys
 import tempfile
 import time
@@ -26,6 +29,7 @@ from harness.modelcheck.tools import find_tools
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COVERS = ("pairs", "states", "edges")
+BUILD = REPOSITORY / ".build" / "conformance"
 _PREFIXES = ("MC", "PATHS")
 _FILE_WIDTH = 180
 
@@ -53,7 +57,29 @@ class Result:
         return self.steps / self.replay_s if self.replay_s else 0.0
 
 
-def state_graph(model: Model, build: Path | None = None) -> tuple[Graph, float]:
+def kept_graph(model: Model) -> Graph:
+    """As `state_graph`, but TLC runs once only for the same text of the specification. For tests.
+
+    Raises:
+        ModelCheckError, GraphError: see `state_graph`.
+    """
+    content = [path.read_bytes() for path in sorted((REPOSITORY / "tla").glob("*.tla"))]
+    content += [(REPOSITORY / "tla" / f"{model.config}.cfg").read_bytes(), Path(__file__).read_bytes()]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    kept = BUILD / f"{model.config}-{hashlib.sha256(b''.join(content)).hexdigest()[:16]}.pickle"
+    with (BUILD / f"{model.config}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.exists():
+            graph: Graph = pickle.loads(kept.read_bytes())  # noqa: S301 - written below
+            return graph
+        graph, _ = state_graph(model)
+        part = kept.with_suffix(".part")
+        part.write_bytes(pickle.dumps(graph))
+        part.rename(kept)
+    return graph
+
+
+def state_graph(model: Model) -> tuple[Graph, float]:
     """Let TLC dump the model's graph, compare its counts with the manifest, and read it. Returns TLC's seconds too.
 
     Raises:
@@ -65,7 +91,7 @@ def state_graph(model: Model, build: Path | None = None) -> tuple[Graph, float]:
     with tempfile.TemporaryDirectory(prefix="callboard-paths-") as folder:
         dump = Path(folder) / "graph.dot"
         task = attrs.evolve(task, job=attrs.evolve(task.job, dump=dump))
-        (outcome,) = execute([task], find_tools(), build or REPOSITORY / ".build" / "conformance", 1, Listener())
+        (outcome,) = execute([task], find_tools(), BUILD, 1, Listener())
         if not outcome.verdict.ok:
             raise ModelCheckError(f"{model.config}: {'; '.join(outcome.verdict.surprises)}")
         return read_graph(dump, specified_name), outcome.run.seconds
@@ -102,7 +128,7 @@ def run_model(model: Model, graph: Graph, cover: str, tlc_s: float = 0.0) -> Res
         replay_s=seconds,
         gaps=dict(sorted(tally.gaps.items())),
         problem=problem,
-        way=tally.way,
+        way=tuple(edge.action for edge in tally.way),
     )
 
 

@@ -58,14 +58,14 @@ class Adapter(ABC):
 
 @attrs.define
 class Tally:
-    """What was replayed. `problem`: the first difference, with the actions that led to it."""
+    """What was replayed. `problem`: the first difference, with the steps that led to it."""
 
     paths: int = 0
     steps: int = 0
     actions: Counter[str] = attrs.field(factory=Counter)
     gaps: Counter[str] = attrs.field(factory=Counter)
     problem: str | None = None
-    way: tuple[str, ...] = ()
+    way: tuple[Edge, ...] = ()
 
 
 def _take(adapter: Adapter, graph: Graph, edge: Edge, tally: Tally) -> None:
@@ -77,7 +77,7 @@ def _take(adapter: Adapter, graph: Graph, edge: Edge, tally: Tally) -> None:
 
 def _explain(tally: Tally, problem: Exception, way: Iterable[Edge]) -> None:
     text = str(problem) if isinstance(problem, Difference) else f"{type(problem).__name__}: {problem}"
-    tally.problem, tally.way = text, tuple(edge.action for edge in way)
+    tally.problem, tally.way = text, tuple(way)
 
 
 def replay_paths(graph: Graph, paths: Iterable[Path], make: type[Adapter]) -> Tally:
@@ -110,7 +110,7 @@ def replay_edges(graph: Graph, make: type[Adapter], *, deep: bool) -> Tally:
     tally = Tally()
     ways = _deep_ways(graph) if deep else _shortest_ways(graph)
     kept: list[tuple[Edge | None, bytes]] = []
-    for depth, edge in ways:
+    for depth, edge, goes_on in ways:
         del kept[depth:]
         try:
             if edge is None:
@@ -120,37 +120,43 @@ def replay_edges(graph: Graph, make: type[Adapter], *, deep: bool) -> Tally:
                 adapter = pickle.loads(kept[depth - 1][1])  # noqa: S301 - our own bytes, from this very process
                 adapter.gaps = Counter()
                 _take(adapter, graph, edge, tally)
-            state = graph.initial if edge is None else edge.target
-            kept.append((edge, pickle.dumps(adapter, pickle.HIGHEST_PROTOCOL)))
-            adapter.probe(graph.states[state])
+            if goes_on:
+                kept.append((edge, pickle.dumps(adapter, pickle.HIGHEST_PROTOCOL)))
+                adapter.probe(graph.states[graph.initial if edge is None else edge.target])
         except Exception as problem:  # noqa: BLE001 - whatever a machine raises is a difference
             _explain(tally, problem, [each for each, _ in kept if each is not None] + ([edge] if edge else []))
             return tally
-        tally.paths += 1
+        tally.paths += not goes_on
         tally.gaps += adapter.gaps
     return tally
 
 
-def _shortest_ways(graph: Graph) -> Iterator[tuple[int, Edge | None]]:
+Ways = Iterator[tuple[int, Edge | None, bool]]
+"""Depth, step (None: the beginning), and whether the way goes on from there; in an order in which depths nest."""
+
+
+def _shortest_ways(graph: Graph) -> Ways:
     """Depth-first through the tree of shortest ways, with all other edges as leaves."""
-    yield 0, None
+    yield 0, None, True
     waiting = [(1, edge) for edge in reversed(graph.leaving[graph.initial])]
     while waiting:
         depth, edge = waiting.pop()
-        yield depth, edge
-        if graph.tree[edge.target] is edge:
+        goes_on = graph.tree[edge.target] is edge
+        yield depth, edge, goes_on
+        if goes_on:
             waiting += [(depth + 1, each) for each in reversed(graph.leaving[edge.target])]
 
 
-def _deep_ways(graph: Graph) -> Iterator[tuple[int, Edge | None]]:
+def _deep_ways(graph: Graph) -> Ways:
     """Depth-first through the graph itself."""
-    yield 0, None
+    yield 0, None, True
     seen = {graph.initial}
     waiting = [(1, edge) for edge in graph.leaving[graph.initial]]
     while waiting:
         depth, edge = waiting.pop()
-        yield depth, edge
-        if edge.target not in seen:
+        goes_on = edge.target not in seen
+        yield depth, edge, goes_on
+        if goes_on:
             seen.add(edge.target)
             waiting += [(depth + 1, each) for each in graph.leaving[edge.target]]
 
@@ -175,5 +181,6 @@ class Model:
     specification: str
     config: str
     adapter: type[Adapter]
+    large: bool = False  # takes minutes: only `make conformance` replays it
     gaps: Mapping[str, str] = attrs.field(factory=dict)
     uncompared: tuple[Uncompared, ...] = ()
