@@ -212,14 +212,14 @@ class OperatorClient:
             for step in range(len(self.replicas)):
                 number = (self._first + step) % len(self.replicas)
                 try:
-                    await self._ask(self.replicas[number], ADMIN + "MarkHost", request)
+                    answered = await self._ask(self.replicas[number], ADMIN + "MarkHost", request)
                 except grpc.aio.AioRpcError as error:
                     last = _text(error)
                     if not surely_not_done(error):
                         raise
                     continue
                 self._first = number
-                return Answer(None)
+                return Answer(None, admin_pb2.ChangeReply.FromString(answered).applied_index or None)
             raise DidNotHappenError(last)
 
         outcome, _ = await caller.do("upsert", f"member/{name}", weight, call)

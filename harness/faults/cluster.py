@@ -25,7 +25,7 @@ from harness.etcd import EtcdCluster
 from harness.faults.bugs import BUGS, Where
 from harness.faults.managed import EtcdMemberUnderTest, HostUnderTest, Managed, Replica
 from harness.faults.proxies import Link, Network
-from harness.processes import HOST, REPOSITORY, PortLease, Ports, ServerProcess, wait_until
+from harness.processes import HOST, REPOSITORY, PortLease, Ports, ProcessError, ServerProcess, wait_until
 
 RAFT = ".raft"
 ETCD = ".etcd"
@@ -108,6 +108,9 @@ class FaultCluster:
             for replica in self.replicas.values():
                 replica.start()
             await self.wait_ready()
+            for replica in self.replicas.values():
+                if not replica.alive:
+                    raise ProcessError(f"{replica.name} ended by itself as soon as it was started")
         except BaseException as error:
             error.add_note("\n".join(replica.process.log_tail() for replica in self.replicas.values()))
             await self.__aexit__()

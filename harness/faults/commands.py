@@ -107,7 +107,7 @@ def run_all(options: argparse.Namespace, console: Console) -> int:
     schedules = schedules_of(options)
     if options.directory is not None and len(schedules) != 1:
         raise ValueError(f"--directory {options.directory} is for one run; there are {len(schedules)}")
-    out = options.out or DEFAULT_OUT / time.strftime("%Y%m%d-%H%M%S")
+    out = (options.out or DEFAULT_OUT / time.strftime("%Y%m%d-%H%M%S")).resolve()
     reports = []
     for schedule in schedules:
         directory = options.directory or fresh(out / schedule.name)
@@ -232,7 +232,7 @@ def run_campaign(options: argparse.Namespace, console: Console) -> int:
     )
     next(plan(choices))  # bad choices end here, with one line
     wanted_s = parse_duration_ms(options.time) / 1000
-    out = options.out or DEFAULT_OUT / time.strftime("campaign-%Y%m%d-%H%M%S")
+    out = (options.out or DEFAULT_OUT / time.strftime("campaign-%Y%m%d-%H%M%S")).resolve()
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out} is not empty")
     begun, date = time.monotonic(), time.strftime("%Y-%m-%d")

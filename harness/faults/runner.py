@@ -144,6 +144,8 @@ class RunReport:
 async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
     """One whole run. Leaves history.jsonl, results.json, schedule.json, a page and logs in its directory, also when it
     is cancelled or cannot be finished: then `failures` says so."""
+    # Absolute: the processes of the run have working directories of their own.
+    settings = evolve(settings, directory=settings.directory.absolute())
     settings.directory.mkdir(parents=True, exist_ok=True)
     if any(fault.kind in WATCHED for fault in schedule.faults):
         settings = evolve(settings, cluster=evolve(settings.cluster, witness=True))

@@ -68,6 +68,7 @@ def _of_actors(history: History) -> Iterator[CheckResult]:
 def _of_members(history: History) -> Iterator[CheckResult]:
     if "members" in _workloads(history):
         yield _search(history, "member", models.MemberRegister())
+        yield linearizability.check_by_index(_keys(history, "member"), models.MemberRegister())
         yield availability.check_availability(history)
 
 
@@ -96,13 +97,17 @@ def _stalled_after(history: History, healed: Note) -> int:
     return stalled_ms(history, healed.at_ns, span_ns(history)[1])
 
 
-def _search(history: History, kind: str, model: models.Model) -> CheckResult:
+def _keys(history: History, kind: str) -> dict[str, list[Operation]]:
     found: dict[str, list[Operation]] = {}
     for operation in history.operations:
         if operation.key.startswith(f"{kind}/"):
             found.setdefault(operation.key, []).append(operation)
+    return found
+
+
+def _search(history: History, kind: str, model: models.Model) -> CheckResult:
     checker = f"linearizability_{kind}"
-    result = linearizability.check(found, model, time_limit_s=SEARCH_LIMIT_S, checker=checker)
+    result = linearizability.check(_keys(history, kind), model, time_limit_s=SEARCH_LIMIT_S, checker=checker)
     if result.figures["operations"]:
         return result
     return CheckResult(checker, Verdict.UNKNOWN, ("there is no operation to order",), result.figures)

@@ -195,13 +195,18 @@ def test_a_summary_is_recorded_between_the_markers_only(tmp_path: Path) -> None:
 # -- the whole thing -------------------------------------------------------------------------------------
 
 
+def from_repository(path: Path) -> str:
+    """A relative path: processes of a run have other working directories."""
+    return os.path.relpath(path, REPOSITORY)
+
+
 @pytest.mark.process
 @pytest.mark.timeout(180)
 async def test_an_interrupted_campaign_ends_in_order_and_leaves_its_summary(tmp_path: Path) -> None:
-    out = tmp_path / "campaign"
+    out, named = tmp_path / "campaign", from_repository(tmp_path / "campaign")
     arguments = ("campaign", "--time", "10m", "--workload", "members", "--fault", "pause", "--seed", "1", "-o", "json")
     campaign = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "harness.faults", *arguments, "--out", str(out)),
+        *(sys.executable, "-m", "harness.faults", *arguments, "--out", named),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         cwd=REPOSITORY,

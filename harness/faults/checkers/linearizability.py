@@ -195,6 +195,8 @@ def check_by_index(
         problem = _problem_of_order(known, model)
         if problem is not None:
             return CheckResult(checker, Verdict.INVALID, (f"key {key}: {problem[0]}", *problem[1:]), figures)
+    if not by_key:
+        return CheckResult(checker, Verdict.UNKNOWN, ("there is no operation to order",), figures)
     return CheckResult(checker, Verdict.VALID, (), figures)
 
 

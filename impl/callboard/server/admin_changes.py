@@ -51,8 +51,8 @@ class OfficeView(Protocol):
     def epoch(self) -> int:
         """The leader epoch."""
 
-    async def propose(self, command: Command) -> Answer:
-        """Put a command into the log. Raises ProposalError."""
+    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+        """Put a command into the log; its position is 0 if it is not known. Raises ProposalError."""
 
 
 class ChangedReplica(Protocol):
@@ -183,7 +183,7 @@ class AdminChanges:
             command = command_of(office)
             if isinstance(command, admin_pb2.ChangeReply):
                 return command
-            answer = await office.propose(command)
+            answer, index = await office.propose_at(command)
         except LookupError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
         except ValueError as error:
@@ -197,7 +197,10 @@ class AdminChanges:
         if not answer.succeeded:
             await context.abort(STATUS_OF.get(answer.code, grpc.StatusCode.UNKNOWN), answer.detail)
         return admin_pb2.ChangeReply(
-            changed=answer.code is AnswerCode.OK or bool(answer.detail), version=answer.number, text=answer.detail
+            changed=answer.code is AnswerCode.OK or bool(answer.detail),
+            version=answer.number,
+            text=answer.detail,
+            applied_index=index,
         )
 
 

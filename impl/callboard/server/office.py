@@ -118,6 +118,10 @@ class Office:
         """Put a command into the log on behalf of an operator. Raises ProposalError."""
         return await self._proposer.propose(command)
 
+    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+        """As `propose`, with the command's log position; 0 if it is not known. Raises ProposalError."""
+        return await self._proposer.propose_at(command)
+
     async def runner(self, name: str) -> NamespaceRunner:
         """The runner of a namespace for sidecars, which is created if it does not exist yet.
 

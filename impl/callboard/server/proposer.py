@@ -51,10 +51,15 @@ class Proposer:
 
     async def unprotected(self, command: Command) -> Answer:
         """Propose a command that may take effect twice without harm. Raises ProposalError."""
-        return await self._attempts(Request(command, UNPROTECTED))
+        return (await self._attempts(Request(command, UNPROTECTED)))[0]
 
     async def propose(self, command: Command) -> Answer:
-        """Propose under the next sequence number: whatever is retried, the command has effect at most once.
+        """As `propose_at`, for those who do not ask where."""
+        return (await self.propose_at(command))[0]
+
+    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+        """Propose under the next sequence number: whatever is retried, the command has effect at most once. Returns the
+        log position at which it was applied too; 0 if that is not known, because an earlier attempt may have been.
 
         Raises:
             NotApplied: surely without effect.
@@ -64,13 +69,14 @@ class Proposer:
         self._next_sequence += 1
         self._unanswered.add(sequence)
         identity = RequestId(self._session, sequence, min(self._unanswered))
-        answer = await self._attempts(Request(command, identity))
+        answer, index = await self._attempts(Request(command, identity))
         self._unanswered.discard(sequence)
         if answer.code is AnswerCode.EXPIRED_SESSION:
             raise NotApplied(f"session {self._session} expired before its request {sequence}")
-        return answer
+        return answer, index
 
-    async def _attempts(self, request: Request) -> Answer:
+    async def _attempts(self, request: Request) -> tuple[Answer, int]:
+        """The answer and its position; 0 for one that may repeat the answer of an earlier position."""
         entry = encode_request(request)
         limits = self._limits
         unknown: OutcomeUnknown | None = None
@@ -91,7 +97,7 @@ class Proposer:
                 self._observe_latency_s(time.monotonic() - started)
                 if not isinstance(applied.result, Answer):
                     raise ProposalError(f"apply at position {applied.index} returned {applied.result!r}")
-                return applied.result
+                return applied.result, applied.index if unknown is None else 0
             if attempt < limits.attempts_max:
                 await asyncio.sleep(limits.pause_ms / 1000)
         if unknown is not None:

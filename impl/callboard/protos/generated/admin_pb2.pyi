@@ -690,21 +690,25 @@ class ChangeReply(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     changed: _builtins.bool
     """false: it was so already"""
     version: _builtins.int
     """of the namespace's tables"""
     text: _builtins.str
+    applied_index: _builtins.int
+    """log position at which it took effect; 0 if it is not known, after a repetition"""
     def __init__(
         self,
         *,
         changed: _builtins.bool = ...,
         version: _builtins.int = ...,
         text: _builtins.str = ...,
+        applied_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "text", b"text", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "changed", b"changed", "text", b"text", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
