@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import grpc.aio
 from attrs import Factory, define
 
 from harness.faults import witness
@@ -316,9 +317,10 @@ class ReplacedDisk(OnDisk):
         process = world.cluster.replicas[self.names[0]].process
 
         async def is_full_member() -> bool:
-            if not await process.ready():
-                return False
-            return (await process.status()).engine_details["role_in_group"] == "full member"
+            with suppress(grpc.aio.AioRpcError):
+                if await process.ready():
+                    return (await process.status()).engine_details["role_in_group"] == "full member"
+            return False
 
         await wait_until(is_full_member, deadline_s=60, what=f"{self.names[0]} is a full member")
         return f"refused when empty, then replaced: {self._said[-1].strip()}"

@@ -52,13 +52,16 @@ def test_a_control_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> No
     assert "control 'no_such_bug' is none of" in capsys.readouterr().out
 
 
-def test_the_page_says_who_survived(tmp_path: Path) -> None:
-    killed, survived = CONTROLS[:2]
-    record([Outcome(killed, killed.checkers[0], 1, 20.4), Outcome(survived, "", 3, 80.0)], tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert f"| `{killed.checkers[0]}` | 1 | 20 |" in page
-    assert "| **nobody** | 3 | 80 |" in page
-    assert "1 of 2 were killed." in page
+def test_the_page_says_who_survived_and_keeps_what_was_not_run_again(tmp_path: Path) -> None:
+    page, (killed, survived) = tmp_path / "page.md", CONTROLS[:2]
+    record([Outcome(killed, killed.checkers[0], 1, 20.4), Outcome(survived, "", 3, 80.0)], page)
+    assert f"| `{killed.checkers[0]}` | 1 | 20 |" in page.read_text()
+    assert "| **nobody** | 3 | 80 |" in page.read_text()
+    assert f"1 of {len(CONTROLS)} were killed." in page.read_text()
+    record([Outcome(survived, survived.checkers[0], 2, 60.0)], page)
+    assert f"| `{killed.checkers[0]}` | 1 | 20 |" in page.read_text()
+    assert f"| `{survived.checkers[0]}` | 2 | 60 |" in page.read_text()
+    assert f"2 of {len(CONTROLS)} were killed." in page.read_text()
 
 
 @pytest.mark.process

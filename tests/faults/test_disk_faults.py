@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from harness.faults import witness
+from harness.faults.disk_faults import LOST_BYTES_MAX, TailLoss
+from harness.faults.nemeses import FaultSpec
 
 WRITER = """
 import os, sys
@@ -47,6 +52,22 @@ def test_it_never_says_more_than_the_file_has(tmp_path: Path) -> None:
     write(tmp_path, "one")
     os.truncate(tmp_path / "one", 40)
     assert witness.synced_bytes(tmp_path / "synced", tmp_path / "one") == 40
+
+
+def test_power_loss_keeps_what_was_synced_and_takes_the_newest_bytes_only(tmp_path: Path) -> None:
+    world: Any = SimpleNamespace(random=random.Random(1))
+    for size, synced, least in ((10_000, 9_900, 9_900), (10_000, 0, 10_000 - LOST_BYTES_MAX), (300, 300, 300)):
+        ends = set()
+        for drawn in (0, 1) * 20:
+            journal = tmp_path / "journal"
+            journal.write_bytes(bytes(size))
+            fault = TailLoss(FaultSpec("tail_loss", 1, 1, parameters={"drawn": drawn}))
+            lost = fault._cut(world, journal, synced)
+            assert journal.stat().st_size == size - lost
+            ends.add(size - lost)
+        assert min(ends) == least
+        assert max(ends) <= size
+        assert len(ends) > 1 or synced == size, "sometimes less is lost"
 
 
 def test_syncs_take_as_long_as_they_are_told(tmp_path: Path) -> None:
