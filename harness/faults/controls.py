@@ -108,8 +108,8 @@ CONTROLS = (
         5,
         (FaultSpec("host_kill", 0.2, 0.3, "hosts", "h1"),),
         options={"times": LONG_LEASE},
-        remark="`grants` was named first, and sees it only if the new process gets a lease before it is given up; that it "
-        "installs a version a second time under the old number is seen always.",
+        remark="`grants` was named first, and sees it only if the new process gets a lease before it is given up; that "
+        "it installs a version a second time under the old number is seen always.",
     ),
     Control("dealt_by_hash_seed", ("replicas", "tables_actors"), 7, (FaultSpec("host_kill", 0.5, 6, "hosts", "h1"),)),
     Control("a_task_is_lost", ("logs",), 2),
