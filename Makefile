@@ -12,7 +12,7 @@ help:
 	@echo "make model-check        TLC over all of tla/  (model-check-quick: the part that make test runs)"
 	@echo "make faults             a fault-injection campaign: TIME=10m SEED= RUNS= JOBS=1 WORKLOAD= FAULT= ENGINE= REPLICAS= HOSTS="
 	@echo "make fault-controls     seeded bugs in callboard's processes, which the fault suite has to find"
-	@echo "make conformance        paths of the specification, replayed on the code"
+	@echo "make conformance        paths of the specification replayed on the code, its traces in TLC, its mutants"
 	@echo "make bench              1,000 simulated sidecars; slot tables and their deltas; calls of actors"
 	@echo "make engine-bench       commits/s, latency and failover of the consensus engines"
 	@echo "make kill-trials        kill -9 of every replica at the moment of compaction, 40 times"
@@ -62,6 +62,9 @@ fault-controls: setup
 conformance: setup
 	@$(PYTHON) -m harness.conformance paths
 	@$(PYTHON) -m harness.conformance mutants
+	@$(PYTHON) -m harness.conformance traces --runs 300 --slots 6 --sensitivity 10
+	@$(PYTHON) -m harness.conformance traces --source processes --slots 16
+	@$(PYTHON) -m harness.conformance trace-mutants --walks 40
 
 bench: setup
 	@$(PYTHON) -m harness.bench_sidecars

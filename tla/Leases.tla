@@ -204,15 +204,18 @@ TakeOffice(r) ==
     /\ farewells' = [farewells EXCEPT ![r] = {}]
     /\ UNCHANGED <<hostVars, replicaClock, out, buried, msgs, paused>>
 
-\* Of the renewals that reached the replica some are collected, and wait for one entry of the log.
-\* @actor: replica r
-ProposeRound(r) ==
+Renewals == {<<m.from, m.number>> : m \in {x \in msgs : x.kind = "renewal"}}
+
+ProposeRoundOf(r, items) ==
     /\ leads[r] # 0
     /\ round[r].state = "none"
-    /\ \E items \in SUBSET {<<m.from, m.number>> : m \in {x \in msgs : x.kind = "renewal"}} :
-           /\ items # {}
-           /\ round' = [round EXCEPT ![r] = [state |-> "proposed", items |-> items]]
+    /\ items # {}
+    /\ round' = [round EXCEPT ![r] = [state |-> "proposed", items |-> items]]
     /\ UNCHANGED <<hostVars, replicaClock, leads, office, lastAnswer, removed, farewells, logVars, msgs, paused>>
+
+\* Of the renewals that reached the replica some are collected, and wait for one entry of the log.
+\* @actor: replica r
+ProposeRound(r) == \E items \in SUBSET Renewals : ProposeRoundOf(r, items)
 
 \* The entry commits.  It counts only if the log is still in the epoch in which it was proposed.
 \* @actor: replica r

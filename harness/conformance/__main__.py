@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from harness.conformance.paths import paths
+from harness.conformance.trace_mutants import trace_mutants
 from harness.conformance.traces import traces
 from harness.mutation.command import mutants
 
@@ -17,6 +18,7 @@ def main() -> None:
 main.add_command(paths)
 main.add_command(traces)
 main.add_command(mutants)
+main.add_command(trace_mutants)
 
 if __name__ == "__main__":
     main(prog_name="python -m harness.conformance")

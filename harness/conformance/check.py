@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ class CheckError(Exception):
 
 @frozen
 class TraceSpec:
-    """A trace specification. `constants`: of the cfg, as TLA+ text; `data`: further definitions of TraceData, from all
-    traces; `encode`: a line as the module reads it, given the definitions."""
+    """A trace specification. From all traces of a run: `constants` of the cfg, as TLA+ text, and `data`, further
+    definitions of TraceData. `encode`: a line as the module reads it, given the definitions."""
 
     module: str
-    constants: tuple[str, ...]
+    constants: Callable[[Sequence[Trace]], tuple[str, ...]]
     invariants: tuple[str, ...]
     data: Any = field(default=lambda _traces: {})
     encode: Any = field(default=lambda line, _trace, _data: line)
@@ -128,7 +128,7 @@ def _run(
         "INIT TraceInit",
         "NEXT TraceNext",
         "CONSTANTS",
-        *(f"  {each}" for each in spec.constants),
+        *(f"  {each}" for each in spec.constants(traces)),
         f"  Checking = {tla(checking)}",
         "INVARIANTS",
         *(f"  {each}" for each in invariants),

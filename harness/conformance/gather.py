@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import define, field, frozen
 
 from callboard.core.versions import Policy
-from harness.conformance import exclusive, native_source
+from harness.conformance import exclusive, leases, native_source, specs
 from harness.conformance.check import TraceSpec
-from harness.conformance.specs import EXCLUSIVE
 from harness.conformance.tracelines import Record, Trace
 from tests.core.native_parts import NAMESPACE
 
@@ -67,6 +66,27 @@ def exclusive_walks(seeds: range, slots: int) -> Gathered:
     return found
 
 
+def leases_walks(seeds: range, slots: int) -> Gathered:
+    """The same walks; of each the incarnations of which there is the most to tell."""
+    found = Gathered()
+    for seed in seeds:
+        records, violation = native_source.record_walk(seed, WALK_STEPS)
+        if violation is not None:
+            raise AssertionError(f"walk {seed} broke {violation}")
+        leases_traces(records, f"walk {seed}", slots, found)
+    return found
+
+
+def leases_traces(records: list[Record], label: str, count: int, into: Gathered) -> None:
+    """The traces of `count` incarnations."""
+    into.runs += 1
+    for who in leases.incarnations(records)[:count]:
+        try:
+            into.traces.append(leases.project(records, who, label))
+        except exclusive.NotProjectableError as error:
+            into.left_out[str(error)] += 1
+
+
 def exclusive_records(records: list[Record], label: str, slots: int) -> Gathered:
     """What the processes of one run wrote, whatever its namespaces."""
     found = Gathered()
@@ -78,7 +98,7 @@ def exclusive_records(records: list[Record], label: str, slots: int) -> Gathered
 
 SUBJECTS: dict[str, Subject] = {
     "ExclusiveHandoff": Subject(
-        EXCLUSIVE,
+        specs.EXCLUSIVE,
         exclusive_walks,
         exclusive_records,
         never={
@@ -98,6 +118,19 @@ SUBJECTS: dict[str, Subject] = {
             "StoreAccepts": "a write may stay on its way for ever",
             "StoreRefuses": "a write may stay on its way for ever",
             "EndTurn": "the turn may end later, unless another one begins",
+        },
+    ),
+    "Leases": Subject(
+        specs.LEASES,
+        leases_walks,
+        None,
+        never={},
+        unseen={
+            "EndRound": "a round that was given up may as well wait for ever",
+            "StepDown": "a leader that is deposed and does not know it may go on",
+            "SaysGone": "only a look at what a leader may say",
+            "HearAnswer": "a later answer extends the lease as well",
+            "Bury": "nothing in this module follows from it",
         },
     ),
 }

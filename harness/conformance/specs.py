@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.conformance.check import TraceSpec
+from harness.conformance.leases import PPM_OF_A_PART, UNIT
 from harness.conformance.tracelines import Line, Trace
 
 
@@ -33,8 +34,37 @@ def _incarnations(line: Line, trace: Trace, data: dict[str, int]) -> Line:
 
 EXCLUSIVE = TraceSpec(
     module="TraceExclusiveHandoff",
-    constants=("Incarnations <- TraceIncarnations", "HostOf <- TraceHostOf", "Slots = {1}", "FirstMembers = {}"),
+    constants=lambda _: (
+        "Incarnations <- TraceIncarnations",
+        "HostOf <- TraceHostOf",
+        "Slots = {1}",
+        "FirstMembers = {}",
+    ),
     invariants=("TypeOK", "SingleActivation", "PendingCoversRights", "OwnerNotRefused"),
     data=_lives,
     encode=_incarnations,
 )
+
+
+def _clocks(traces: Sequence[Trace]) -> dict[str, Any]:
+    offices = max(len(trace.constants["clocks"]["rates"]) for trace in traces)
+    return {"Offices": offices, "Clocks": [trace.constants["clocks"] for trace in traces]}
+
+
+def _leases_constants(traces: Sequence[Trace]) -> tuple[str, ...]:
+    settings = traces[0].constants["settings"]
+    rate = settings["rate_error_ppm"] // PPM_OF_A_PART
+    return (
+        *("Hosts = {1}", "Replicas <- TraceReplicas", f"Unit = {UNIT}"),
+        *(f"Slow = {UNIT - rate}", f"Fast = {UNIT + rate}"),
+        *(f"{name.capitalize()} = {settings[f'{name}_ms']}" for name in ("lease", "drain", "margin")),
+    )
+
+
+LEASES = TraceSpec(
+    module="TraceLeases",
+    constants=_leases_constants,
+    invariants=("TypeOK", "GoneImpliesGateShut", "PromptTurnsEndInside"),
+    data=_clocks,
+)
+"""All traces of a run are of namespaces with the same times."""

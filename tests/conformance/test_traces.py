@@ -18,7 +18,7 @@ from harness.modelcheck.tools import find_tools
 from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
-RUNS = 20
+RUNS = {"ExclusiveHandoff": 20, "Leases": 10}
 MUTANTS_FOUND_QUICKLY = (
     "grant_ignores_pending",
     "buried_without_wait",
@@ -31,7 +31,7 @@ MUTANTS_FOUND_QUICKLY = (
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_traces_are_accepted_and_changed_ones_are_not(name: str) -> None:
     subject = SUBJECTS[name]
-    result = run(name, subject.walks(range(RUNS), 3), find_tools(), sensitivity=3)
+    result = run(name, subject.walks(range(RUNS[name]), 3), find_tools(), sensitivity=3)
     assert [trace.label for trace, _ in result.stuck] == []
     assert result.zero == [], "actions that no trace has"
     assert result.dull == [], "actions whose lines may be changed unnoticed"
