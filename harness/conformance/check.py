@@ -29,13 +29,13 @@ class CheckError(Exception):
 @frozen
 class TraceSpec:
     """A trace specification. From all traces of a run: `constants` of the cfg, as TLA+ text, and `data`, further
-    definitions of TraceData. `encode`: a line as the module reads it, given the definitions."""
+    definitions of TraceData. `encode`: a line as the module reads it, given all traces."""
 
     module: str
     constants: Callable[[Sequence[Trace]], tuple[str, ...]]
     invariants: tuple[str, ...]
     data: Any = field(default=lambda _traces: {})
-    encode: Any = field(default=lambda line, _trace, _data: line)
+    encode: Any = field(default=lambda line, _trace, _traces: line)
 
 
 @frozen
@@ -78,7 +78,7 @@ def trace_data(spec: TraceSpec, traces: Sequence[Trace]) -> str:
     rows = ["---- MODULE TraceData ----", "EXTENDS Naturals, Sequences"]
     rows += [f"{name} == {tla(value)}" for name, value in data.items()]
     for at, trace in enumerate(traces, start=1):
-        lines = ",\n  ".join(tla(spec.encode(line, trace, data)) for line in trace.lines)
+        lines = ",\n  ".join(tla(spec.encode(line, trace, traces)) for line in trace.lines)
         rows.append(f"Trace{at} == <<\n  {lines}>>")
     rows.append("Traces == <<" + ", ".join(f"Trace{at}" for at in range(1, len(traces) + 1)) + ">>")
     rows.append("====")

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import define, field, frozen
 
 from callboard.core.versions import Policy
-from harness.conformance import exclusive, leases, native_source, specs
+from harness.conformance import exclusive, leases, membership_source, native_source, specs
 from harness.conformance.check import TraceSpec
 from harness.conformance.tracelines import Record, Trace
 from tests.core.native_parts import NAMESPACE
 
 WALK_STEPS = 120
+STORY_STEPS = 150
 SLOTS_PER_RUN = 3
 
 
@@ -64,6 +65,11 @@ def exclusive_walks(seeds: range, slots: int) -> Gathered:
             raise AssertionError(f"walk {seed} broke {violation}")
         exclusive_traces(records, NAMESPACE, f"walk {seed}", slots, found)
     return found
+
+
+def membership_stories(seeds: range, _slots: int) -> Gathered:
+    """Clients with sessions against apply."""
+    return Gathered(len(seeds), [membership_source.trace_story(seed, STORY_STEPS) for seed in seeds])
 
 
 def leases_walks(seeds: range, slots: int) -> Gathered:
@@ -118,6 +124,17 @@ SUBJECTS: dict[str, Subject] = {
             "StoreAccepts": "a write may stay on its way for ever",
             "StoreRefuses": "a write may stay on its way for ever",
             "EndTurn": "the turn may end later, unless another one begins",
+        },
+    ),
+    "Membership": Subject(
+        specs.MEMBERSHIP,
+        membership_stories,
+        None,
+        never={},
+        unseen={
+            "Answer": "an answer may get lost",
+            "ReadCall": "a read that is never answered",
+            "ReadAnswer": "a read may stay open",
         },
     ),
     "Leases": Subject(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, takewhile
 from typing import Any
 
 from harness.conformance.check import TraceSpec
@@ -17,7 +18,9 @@ def _lives(traces: Sequence[Trace]) -> dict[str, int]:
     return {"Names": max(names, 1), "Numbers": max(names, 1) * (max(lives, default=0) + 1)}
 
 
-def _incarnations(line: Line, trace: Trace, data: dict[str, int]) -> Line:
+def _incarnations(line: Line, trace: Trace, traces: Sequence[Trace]) -> Line:
+    data = _lives(traces)
+
     def number(who: int) -> int:
         name, life = trace.constants["lives"].get(who, (who, 0))
         return int(life) * data["Names"] + int(name) + 1 if who in trace.constants["lives"] else who
@@ -68,3 +71,51 @@ LEASES = TraceSpec(
     data=_clocks,
 )
 """All traces of a run are of namespaces with the same times."""
+
+
+def _stories(traces: Sequence[Trace]) -> list[Mapping[str, Any]]:
+    """The constants of all traces, each once: changed traces share those of the trace that they were made of."""
+    return list({id(trace.constants): trace.constants for trace in traces}.values())
+
+
+def _commands(traces: Sequence[Trace]) -> dict[str, Any]:
+    """Commands, sessions and reads of all traces, numbered together."""
+    stories = _stories(traces)
+    commands = [command for story in stories for command in story["commands"]]
+    first = list(accumulate((story["sessions"] for story in stories), initial=0))
+    return {
+        "CommandSessions": [
+            first[at] + command[0] for at, story in enumerate(stories) for command in story["commands"]
+        ],
+        "CommandSequences": [command[1] for command in commands],
+        "CommandJoins": [set(command[2]) for command in commands],
+        "CommandLeaves": [set(command[3]) for command in commands],
+        "SessionCount": first[-1],
+        "ReadCount": max(story["reads"] for story in stories),
+        "GenerationCount": max(story["generations"] for story in stories),
+        "HostCount": 3,
+    }
+
+
+def _numbered(line: Line, trace: Trace, traces: Sequence[Trace]) -> Line:
+    before = list(takewhile(lambda story: story is not trace.constants, _stories(traces)))
+    commands, sessions = (sum(count) for count in _sizes(before))
+    moves = {"c": 1 + commands, "r": 1, "s": sessions}
+    return {key: value + moves[key] if key in moves else value for key, value in line.items()}
+
+
+def _sizes(stories: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    return [len(story["commands"]) for story in stories], [story["sessions"] for story in stories]
+
+
+MEMBERSHIP = TraceSpec(
+    module="TraceMembership",
+    constants=lambda _: (
+        *("Hosts <- TraceHosts", "Sessions <- TraceSessions", "Commands <- TraceCommands", "Reads <- TraceReads"),
+        *("SessionOf <- TraceSessionOf", "SeqOf <- TraceSeqOf", "BatchOf <- TraceBatchOf"),
+        "Generations <- TraceGenerations",
+    ),
+    invariants=("TypeOK", "LinearizableMembership", "GenerationExact", "ApplyOnce"),
+    data=_commands,
+    encode=_numbered,
+)

@@ -19,7 +19,7 @@ from harness.conformance.gather import Gathered, exclusive_traces, leases_traces
 from harness.conformance.tracelines import Trace
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.tools import Tools, find_tools
-from tests.core.native_mutants import MUTANTS
+from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
 LIVENESS = {"EventuallyServed", "Convergence"}
@@ -37,12 +37,12 @@ class Tried:
 
     def add(self, mutant: str, walks: int, slots: int) -> None:
         """Record walks of one mutant."""
-        prepare, stalls = next((prepare, stalls) for name, prepare, _, stalls in MUTANTS if name == mutant)
+        bug = next(bug for bug in BUGS if bug.name == mutant)
         found = {name: Gathered() for name in SPECS}
         with pytest.MonkeyPatch.context() as patch:
-            prepare(patch)
+            bug.prepare(patch)
             for seed in range(walks):
-                records, _ = native_source.record_walk(seed, 300 if stalls else 120, stalls=stalls)
+                records, _ = native_source.record_walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
                 exclusive_traces(records, NAMESPACE, f"{mutant} {seed}", slots, found["ExclusiveHandoff"])
                 leases_traces(records, f"{mutant} {seed}", slots, found["Leases"])
         for name, gathered in found.items():
@@ -62,7 +62,7 @@ class Tried:
 
 def safety_mutants() -> list[str]:
     """Those that break more than liveness."""
-    return [name for name, _, killed_by, _ in MUTANTS if not set(killed_by) <= LIVENESS]
+    return [bug.name for bug in BUGS if not set(bug.properties) <= LIVENESS]
 
 
 @click.command("trace-mutants", context_settings={"help_option_names": ["-h", "--help"]})

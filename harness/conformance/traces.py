@@ -33,6 +33,7 @@ from harness.modelcheck.tools import Tools, find_tools
 EXPLAINED_MAX = 3
 CONTEXT_LINES = 6
 _TAKEN = re.compile(r'(?:Is|By)\("(\w+)"\)')
+_CALLED = re.compile(r"\b([A-Z]\w+)\(")
 _ACTION = re.compile(r"^\\\* @actor: .*\n(\w+)", re.MULTILINE)
 
 
@@ -60,7 +61,8 @@ class Result:
 def actions_of(subject: Subject) -> list[str]:
     """The actions of the specification that a trace is of, in the order of the module."""
     module = subject.spec.module.removeprefix("Trace")
-    found = _ACTION.findall((FOLDER / f"{module}.tla").read_text(encoding="utf-8"))
+    text = (FOLDER / f"{module}.tla").read_text(encoding="utf-8")
+    found = _ACTION.findall(text) or _CALLED.findall(text[text.index("\nNext ==") : text.index("\nSpec ==")])
     return list(dict.fromkeys(found))
 
 

@@ -63,14 +63,18 @@ class Proposer:
 
         Raises:
             NotApplied: surely without effect.
-            OutcomeUnknown: no attempt was answered; the command may still take effect.
+            OutcomeUnknown: no attempt was answered; the command may still take effect, until a later one has.
         """
         sequence = self._next_sequence
         self._next_sequence += 1
         self._unanswered.add(sequence)
         identity = RequestId(self._session, sequence, min(self._unanswered))
-        answer, index = await self._attempts(Request(command, identity))
-        self._unanswered.discard(sequence)
+        try:
+            answer, index = await self._attempts(Request(command, identity))
+        finally:
+            # One that was given up is not asked about again: the next command overtakes it (SessionOrder in tla/), and
+            # its answer need not be kept.
+            self._unanswered.discard(sequence)
         if answer.code is AnswerCode.EXPIRED_SESSION:
             raise NotApplied(f"session {self._session} expired before its request {sequence}")
         return answer, index
