@@ -77,7 +77,7 @@ def test_a_rejected_trace_is_explained() -> None:
 
 @pytest.mark.process
 def test_the_trace_of_a_real_cluster_is_accepted(tmp_path: Path) -> None:
-    records = read_files(record_cluster(tmp_path))
+    records = read_files(record_cluster(tmp_path, freezing=False))
     gathered = exclusive_records(records, "cluster", 16)
     assert len(gathered.traces) == 16
     result = run("ExclusiveHandoff", gathered, find_tools(), whole=False)
