@@ -128,6 +128,7 @@ class Host:
         if actor.turn is call:
             actor.turn = None
             self._next_turn(call.actor, actor)
+            self._released()
 
     def _next_turn(self, name: str, actor: Actor) -> None:
         """First come, first served."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import pytest
 
-from harness.seeded_bugs import barrier, handoff, membership, tables
+from harness.seeded_bugs import actors, barrier, handoff, membership, tables
 from harness.seeded_bugs.registry import Bug
+from tests.model.actor_machine import ActorMachine, TestActors
 from tests.model.barrier_machine import BarrierMachine, TestBarrier
 from tests.model.exclusive_machine import ExclusiveMachine, TestExclusive
 from tests.model.membership_machine import MembershipMachine, TestMembership
 from tests.model.support import SEARCH_EXAMPLES, SideBySide, search, steps_of
 from tests.model.table_machine import TableMachine, TestTables
 
-__all__ = ["TestBarrier", "TestExclusive", "TestMembership", "TestTables"]
+__all__ = ["TestActors", "TestBarrier", "TestExclusive", "TestMembership", "TestTables"]
 
 TOO_RARE = {
     "change_of_holding_applied_to_any_base",
@@ -33,6 +34,7 @@ MACHINES: list[tuple[type[SideBySide], list[Bug]]] = [
     (TableMachine, tables.BUGS),
     (BarrierMachine, barrier.BUGS),
     (ExclusiveMachine, handoff.BUGS),
+    (ActorMachine, actors.BUGS),
 ]
 CASES = [(machine, bug) for machine, bugs in MACHINES for bug in bugs if bug.name not in TOO_RARE]
 

@@ -9,12 +9,13 @@ from callboard.host.errors import BusyError
 
 
 class EarlyCalls:
-    """Who waits for which slot to change. `limit`: of all together; more are refused."""
+    """Who waits for which slot to change, woken in the order in which they came. `limit`: of all together; more are
+    refused."""
 
     def __init__(self, clock: Clock, limit: int) -> None:
         self._clock = clock
         self._limit = limit
-        self._waiting: dict[tuple[str, int], set[asyncio.Future[None]]] = {}
+        self._waiting: dict[tuple[str, int], dict[asyncio.Future[None], None]] = {}
         self.count = 0
         """Calls that wait now."""
 
@@ -23,8 +24,8 @@ class EarlyCalls:
         if self.count >= self._limit:
             raise BusyError(f"{self.count} calls wait for slots that are not granted yet")
         changed = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault((actor_type, slot), set())
-        waiting.add(changed)
+        waiting = self._waiting.setdefault((actor_type, slot), {})
+        waiting[changed] = None
         self.count += 1
         try:
             async with self._clock.timeout(timeout_ms):
@@ -33,7 +34,7 @@ class EarlyCalls:
             pass
         finally:
             self.count -= 1
-            waiting.discard(changed)
+            waiting.pop(changed, None)
             if not waiting and self._waiting.get((actor_type, slot)) is waiting:
                 del self._waiting[actor_type, slot]
 

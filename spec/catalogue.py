@@ -1,0 +1,195 @@
+"""The catalogue of properties: a table of where each one is checked, made from where its name occurs.
+
+    python -m spec.catalogue            print the table
+    python -m spec.catalogue --write    put it into spec/README.md
+    python -m spec.catalogue --check    exit with 1 if the table there is another one
+
+The names are the source of truth: a module belongs into a column if it lies in the column's place and mentions the
+property. A column that is empty without a reason is an error, and so is a reason for one that is not.
+What a property says, and why a column of it is empty, is in spec/properties.toml.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, frozen
+
+from harness.seeded_bugs import all_bugs
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "spec" / "README.md"
+PROPERTIES = ROOT / "spec" / "properties.toml"
+BEGIN, END = "<!-- properties: made by python -m spec.catalogue --write -->", "<!-- end of properties -->"
+SHOWN_MAX = 4
+"""Modules named in one cell; of more the others are counted."""
+
+
+@frozen
+class Property:
+    """One entry of properties.toml. `empty`: column -> why there is nothing in it."""
+
+    name: str
+    group: str
+    statement: str
+    empty: dict[str, str] = Factory(dict)
+
+
+class CatalogueError(ValueError):
+    """The catalogue is not in order; one line for each problem."""
+
+
+def properties() -> list[Property]:
+    """All entries, in their order."""
+    return [Property(**entry) for entry in tomllib.loads(PROPERTIES.read_text(encoding="utf-8"))["property"]]
+
+
+def mentions(name: str, patterns: Iterable[str]) -> list[Path]:
+    """Files of these places in which the name occurs as a word."""
+    word = re.compile(rf"\b{name}\b")
+    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    return [path for path in files if word.search(path.read_text(encoding="utf-8"))]
+
+
+def link(path: Path) -> str:
+    """A link to a file, as seen from README.md. Files with one name in several directories keep the directory."""
+    relative = path.relative_to(ROOT)
+    inside = relative.parts[0] == "spec"
+    target = relative.relative_to("spec") if inside else Path("..") / relative
+    return f"[{path.stem}]({target.as_posix()})"
+
+
+def linked(paths: Iterable[Path]) -> str:
+    """Links, as many as fit a cell."""
+    found = list(paths)
+    more = f" and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
+    return ", ".join(link(path) for path in found[:SHOWN_MAX]) + more
+
+
+def specification(name: str) -> str:
+    """TLA+ modules that define the property or a property of this name in a model, and configs that check it."""
+    defines = re.compile(rf"^{name}\b[^=\n]*==", re.MULTILINE)
+    modules = [
+        path for path in sorted((ROOT / "tla").glob("*.tla")) if defines.search(path.read_text(encoding="utf-8"))
+    ]
+    configs = 0
+    for path in sorted((ROOT / "tla" / "manifest").glob("*.toml")):
+        for config in tomllib.loads(path.read_text(encoding="utf-8")).get("config", []):
+            configs += name in config.get("properties", []) and config.get("expect", "pass") == "pass"
+    return f"{linked(modules)}; {configs} configs" if modules else ""
+
+
+def of(*patterns: str) -> Callable[[str], str]:
+    """A column: modules of these places that mention the property."""
+    return lambda name: linked(mentions(name, patterns))
+
+
+def hypothesis_tests(name: str) -> str:
+    """Tests that draw their examples, and machines."""
+    drawn = mentions(name, ("tests/model/*.py", "tests/core/test_*.py", "tests/faults/test_exploration.py"))
+    in_machines = ROOT / "tests" / "model"
+    return linked(p for p in drawn if p.parent == in_machines or "hypothesis" in p.read_text(encoding="utf-8"))
+
+
+def bugs(name: str) -> str:
+    """How many seeded bugs break the property, by where they are."""
+    killed: dict[Path, int] = {}
+    for path in sorted((ROOT / "tla" / "mutants").glob("*.toml")):
+        mutants = tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
+        killed[path] = sum(mutant["killed_by"] == name for mutant in mutants)
+    parts = []
+    if any(killed.values()):
+        parts.append(f"{sum(killed.values())} in [tla/mutants](../tla/mutants)")
+    for place, seeded in all_bugs().items():
+        count = sum(name in bug.properties for bug in seeded)
+        if count:
+            parts.append(f"{count} in {link(ROOT / place)}")
+    controls = mentions(name, ("harness/CONTROLS.md",))
+    return ", ".join(parts + [link(path) for path in controls])
+
+
+COLUMNS: dict[str, Callable[[str], str]] = {
+    "TLA+": specification,
+    "model": of("spec/model/*.py"),
+    "Hypothesis": hypothesis_tests,
+    "simulator": of("harness/simulation/*.py", "harness/raftsim/*.py", "tests/core/*_network.py"),
+    "fault suite": of("harness/faults/checkers/*.py", "harness/sidecars/checks.py"),
+    "seeded bugs": bugs,
+}
+
+
+def table() -> str:
+    """The table of all properties, in Markdown.
+
+    Raises:
+        CatalogueError: a column is empty without a reason, or has a reason and is not empty.
+    """
+    problems: list[str] = []
+    reasons: list[str] = []
+    lines = ["| property | in one sentence | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
+    for entry in properties():
+        cells = []
+        for column, look in COLUMNS.items():
+            cell, reason = look(entry.name), entry.empty.get(column)
+            if not cell and reason is None:
+                problems.append(f"{entry.name}: column {column} is empty, and properties.toml does not say why")
+            if cell and reason is not None:
+                problems.append(f"{entry.name}: properties.toml says why column {column} is empty, but it has {cell}")
+            if reason is not None and reason not in reasons:
+                reasons.append(reason)
+            cells.append(cell or (f"- ({reasons.index(reason) + 1})" if reason is not None else ""))
+        unknown = entry.empty.keys() - COLUMNS.keys()
+        problems += [f"{entry.name}: properties.toml names column {column}, which does not exist" for column in unknown]
+        lines.append(f"| `{entry.name}` | {entry.statement} | " + " | ".join(cells) + " |")
+    if problems:
+        raise CatalogueError("\n".join(problems))
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *notes])
+
+
+def replaced(text: str, begin: str, end: str, content: str) -> str:
+    """`text` with `content` between two markers.
+
+    Raises:
+        CatalogueError: the markers are not there.
+    """
+    if begin not in text or end not in text:
+        raise CatalogueError(f"{README.name} has no markers {begin} and {end}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    known: dict[str, Any] = {"--write": None, "--check": None}
+    unknown = [argument for argument in arguments if argument not in known]
+    if unknown:
+        print(f"spec.catalogue: unknown option {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    present = README.read_text(encoding="utf-8")
+    try:
+        wanted = replaced(present, BEGIN, END, table())
+    except CatalogueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if "--write" in arguments:
+        README.write_text(wanted, encoding="utf-8")
+    elif "--check" in arguments:
+        if wanted != present:
+            print(
+                "spec/README.md: the table of properties is out of date: python -m spec.catalogue --write",
+                file=sys.stderr,
+            )
+            return 1
+    else:
+        print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
