@@ -15,6 +15,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,32 @@ def properties() -> list[Property]:
     return [Property(**entry) for entry in tomllib.loads(PROPERTIES.read_text(encoding="utf-8"))["property"]]
 
 
-def mentions(name: str, patterns: Iterable[str]) -> list[Path]:
+@cache
+def words_of(path: Path) -> frozenset[str]:
+    """Everything that occurs in a file as a word."""
+    return frozenset(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+
+
+@cache
+def files_of(patterns: tuple[str, ...]) -> list[Path]:
+    """The files of some places, sorted."""
+    return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+
+
+@cache
+def entries(place: str, kind: str) -> list[dict[str, Any]]:
+    """All entries of one kind in the TOML files of a directory of tla/."""
+    files = sorted((ROOT / "tla" / place).glob("*.toml"))
+    return [entry for path in files for entry in tomllib.loads(path.read_text(encoding="utf-8")).get(kind, [])]
+
+
+def mentions(name: str, patterns: tuple[str, ...]) -> list[Path]:
     """Files of these places in which the name occurs as a word."""
-    word = re.compile(rf"\b{name}\b")
-    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
-    return [path for path in files if word.search(path.read_text(encoding="utf-8"))]
+    return [path for path in files_of(patterns) if name in words_of(path)]
 
 
 def link(path: Path) -> str:
-    """A link to a file, as seen from README.md. Files with one name in several directories keep the directory."""
+    """A link to a file, as seen from README.md."""
     relative = path.relative_to(ROOT)
     inside = relative.parts[0] == "spec"
     target = relative.relative_to("spec") if inside else Path("..") / relative
@@ -74,13 +92,11 @@ def linked(paths: Iterable[Path]) -> str:
 def specification(name: str) -> str:
     """TLA+ modules that define the property or a property of this name in a model, and configs that check it."""
     defines = re.compile(rf"^{name}\b[^=\n]*==", re.MULTILINE)
-    modules = [
-        path for path in sorted((ROOT / "tla").glob("*.tla")) if defines.search(path.read_text(encoding="utf-8"))
-    ]
-    configs = 0
-    for path in sorted((ROOT / "tla" / "manifest").glob("*.toml")):
-        for config in tomllib.loads(path.read_text(encoding="utf-8")).get("config", []):
-            configs += name in config.get("properties", []) and config.get("expect", "pass") == "pass"
+    modules = [path for path in mentions(name, ("tla/*.tla",)) if defines.search(path.read_text(encoding="utf-8"))]
+    configs = sum(
+        name in config.get("properties", []) and config.get("expect", "pass") == "pass"
+        for config in entries("manifest", "config")
+    )
     return f"{linked(modules)}; {configs} configs" if modules else ""
 
 
@@ -93,18 +109,13 @@ def hypothesis_tests(name: str) -> str:
     """Tests that draw their examples, and machines."""
     drawn = mentions(name, ("tests/model/*.py", "tests/core/test_*.py", "tests/faults/test_exploration.py"))
     in_machines = ROOT / "tests" / "model"
-    return linked(p for p in drawn if p.parent == in_machines or "hypothesis" in p.read_text(encoding="utf-8"))
+    return linked(p for p in drawn if p.parent == in_machines or "hypothesis" in words_of(p))
 
 
 def bugs(name: str) -> str:
     """How many seeded bugs break the property, by where they are."""
-    killed: dict[Path, int] = {}
-    for path in sorted((ROOT / "tla" / "mutants").glob("*.toml")):
-        mutants = tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
-        killed[path] = sum(mutant["killed_by"] == name for mutant in mutants)
-    parts = []
-    if any(killed.values()):
-        parts.append(f"{sum(killed.values())} in [tla/mutants](../tla/mutants)")
+    killed = sum(mutant["killed_by"] == name for mutant in entries("mutants", "mutant"))
+    parts = [f"{killed} in [tla/mutants](../tla/mutants)"] if killed else []
     for place, seeded in all_bugs().items():
         count = sum(name in bug.properties for bug in seeded)
         if count:

@@ -108,4 +108,4 @@ class ExclusiveMachine(SideBySide):
 
 
 TestExclusive = ExclusiveMachine.TestCase
-TestExclusive.settings = settings(stateful_step_count=30)
+TestExclusive.settings = settings(max_examples=max(1, settings().max_examples // 2), stateful_step_count=30)

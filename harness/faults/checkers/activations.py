@@ -1,5 +1,5 @@
-"""Checkers of what hosts ran: `SingleActivation`, `TurnBased`, `DuplicateWindow`, and exactly one activation after the heal
-(`ExactlyOneAfterHeal`; under policy `exclusive` this is `EventuallyServed`).
+"""Checkers of what hosts ran: `SingleActivation`, `TurnBased`, `DuplicateWindow`, and exactly one activation after the
+heal (`ExactlyOneAfterHeal`; under policy `exclusive` this is `EventuallyServed`).
 
 Turns are recorded by the actors themselves with two readings of the machine's clock that lie inside the turn, so the
 interval between them is surely part of it: two that overlap are a proof, not a suspicion. (The whole turn is longer;

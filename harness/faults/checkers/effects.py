@@ -1,5 +1,5 @@
-"""Checkers of what reached the outside: `FenceMonotonic` at the store; acknowledged work that is there once, and work that
-was said to have failed that is not there (`DefiniteOrUnknown`)."""
+"""Checkers of what reached the outside: `FenceMonotonic` at the store; acknowledged work that is there once, and work
+that was said to have failed that is not there (`DefiniteOrUnknown`)."""
 
 from __future__ import annotations
 

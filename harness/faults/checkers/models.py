@@ -1,5 +1,5 @@
-"""Sequential specifications of one object each, for the linearizability checkers. `LinearizableMembership` is a history of
-changes and reads of members that `MemberRegister` accepts."""
+"""Sequential specifications of one object each, for the linearizability checkers. `LinearizableMembership` is a history
+of changes and reads of members that `MemberRegister` accepts."""
 
 from __future__ import annotations
 
