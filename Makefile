@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults fault-controls bench engine-bench kill-trials raft-simulation simulate clean
+.PHONY: help setup demo demo-sidecars serve test lint protos model-check model-check-quick conformance faults fault-controls bench engine-bench kill-trials raft-simulation simulate seeded-bugs clean
 
 help:
 	@echo "make demo               a tour: three replicas, hosts with actors, calls, hosts and the leader killed, and a table"
@@ -18,6 +18,7 @@ help:
 	@echo "make kill-trials        kill -9 of every replica at the moment of compaction, 40 times"
 	@echo "make raft-simulation    thousands of random schedules against the embedded engine"
 	@echo "make simulate           whole clusters on virtual time under every fault: SEEDS=1-1000 JOBS=2"
+	@echo "make seeded-bugs        bugs put into core, and who finds them after how much work"
 	@echo "make protos             regenerate the code of spec/protos"
 	@echo "make setup              only install what is missing"
 
@@ -83,6 +84,9 @@ raft-simulation: setup
 
 simulate: setup
 	@$(PYTHON) -m harness.simulation --seeds $(or $(SEEDS),1-1000) --jobs $(or $(JOBS),1)
+
+seeded-bugs: setup
+	@$(PYTHON) -m harness.seeded_bugs
 
 clean:
 	rm -rf .build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -6,7 +6,8 @@ from importlib import import_module
 
 from harness.seeded_bugs.registry import Bug
 
-PARTS = ("membership", "tables", "barrier", "handoff", "actors")
+OF_CORE = ("membership", "tables", "barrier", "handoff")
+PARTS = (*OF_CORE, "actors")
 
 
 def all_bugs() -> dict[str, list[Bug]]:

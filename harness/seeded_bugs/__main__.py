@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from harness.seeded_bugs import PARTS, all_bugs
+from harness.seeded_bugs import OF_CORE, all_bugs
 from harness.seeded_bugs.finders import FINDERS, Finding, Limits
 from harness.seeded_bugs.registry import Bug
 from spec.catalogue import README, replaced
 
 BEGIN, END = "<!-- seeded bugs: made by python -m harness.seeded_bugs --write -->", "<!-- end of seeded bugs -->"
-OF_CORE = PARTS[:-1]
 Results = dict[str, dict[str, str]]
 
 
@@ -31,6 +30,7 @@ def _bugs() -> list[tuple[str, Bug]]:
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--bug", "names", multiple=True, help="Only this bug; may be repeated.")
+@click.option("--from-elsewhere", is_flag=True, help="Only bugs that another system had.")
 @click.option("--finder", "finders", multiple=True, type=click.Choice(list(FINDERS)), help="Only this finder.")
 @click.option("--examples", default=100, show_default=True, help="Examples of each machine.")
 @click.option("--walks", default=100, show_default=True, help="Random walks.")
@@ -40,6 +40,7 @@ def _bugs() -> list[tuple[str, Bug]]:
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def main(  # noqa: PLR0917 - one parameter per option
     names: tuple[str, ...],
+    from_elsewhere: bool,
     finders: tuple[str, ...],
     examples: int,
     walks: int,
@@ -56,7 +57,9 @@ def main(  # noqa: PLR0917 - one parameter per option
     for option, number in (("--examples", examples), ("--walks", walks), ("--seeds", seeds)):
         if number < 1:
             raise click.UsageError(f"{option} {number} is not positive")
-    chosen = [(part, bug) for part, bug in bugs if not names or bug.name in names]
+    chosen = [
+        (part, bug) for part, bug in bugs if (not names or bug.name in names) and (bug.origin or not from_elsewhere)
+    ]
     known: Results = json.loads(results.read_text(encoding="utf-8")) if results and results.exists() else {}
     limits = Limits(examples, walks, seeds)
     with Progress(console=Console(stderr=True)) as progress:
@@ -93,10 +96,12 @@ def is_found(row: dict[str, str]) -> bool:
 
 
 def markdown(bugs: list[tuple[str, Bug]], known: Results) -> str:
-    """The table of spec/README.md."""
+    """The table of spec/README.md: bugs that were looked for."""
     lines = ["| bug | breaks | " + " | ".join(FINDERS) + " |", "|" + "---|" * (len(FINDERS) + 2)]
     for _, bug in bugs:
         row = known.get(bug.name, {})
+        if not row:
+            continue
         origin = f" ({bug.origin})" if bug.origin else ""
         cells = [row.get(name, "not tried") for name in FINDERS]
         lines.append(f"| {bug.what}{origin} | {', '.join(bug.properties)} | " + " | ".join(cells) + " |")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from attrs import frozen
 from harness.conformance import native_source
 from harness.conformance.check import judge
 from harness.conformance.gather import Gathered, exclusive_traces
+from harness.conformance.graph import Graph
 from harness.conformance.models import MODELS
 from harness.conformance.paths import run_model, state_graph
 from harness.conformance.specs import EXCLUSIVE
@@ -113,7 +115,7 @@ def paths(part: str, bug: Bug, _limits: Limits) -> Finding:
         return NOT_ITS_BUSINESS
     steps = 0
     for model in MODELS:
-        graph, tlc_s = state_graph(model)
+        graph, tlc_s = _graph(model.name)
         with put_in(bug):
             try:
                 result = run_model(model, graph, "pairs", tlc_s)
@@ -123,6 +125,12 @@ def paths(part: str, bug: Bug, _limits: Limits) -> Finding:
         if result.problem is not None:
             return Finding(True, f"{steps} steps of {model.name}")
     return Finding(False, f"{steps} steps")
+
+
+@cache
+def _graph(name: str) -> tuple[Graph, float]:
+    """TLC's state graph of a model, made once."""
+    return state_graph(next(model for model in MODELS if model.name == name))
 
 
 def traces(part: str, bug: Bug, _limits: Limits) -> Finding:

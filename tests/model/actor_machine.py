@@ -19,7 +19,7 @@ from callboard.core.handoff_messages import Held
 from callboard.core.native_host_records import HostEvent
 from callboard.host import Actor, CallError, method
 from callboard.host.actors import Chain
-from callboard.host.runtime import RuntimeLimits
+from callboard.host.limits import RuntimeLimits
 from callboard.testing.clock import settle
 from spec.model import leases
 from spec.model.actors import DONE, NOT_RUN, UNKNOWN, Call, DefiniteOrUnknown, Host, TurnBased
