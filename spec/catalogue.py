@@ -2,7 +2,7 @@
 
     python -m spec.catalogue            print the table
     python -m spec.catalogue --write    put it into spec/README.md
-    python -m spec.catalogue --check    exit with 1 if the table there is another one
+    python -m spec.catalogue --check    exit with 1 if the table there says what is not so
 
 The names are the source of truth: a module belongs into a column if it lies in the column's place and mentions the
 property. A column that is empty without a reason is an error, and so is a reason for one that is not.
@@ -175,6 +175,38 @@ def replaced(text: str, begin: str, end: str, content: str) -> str:
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
 
 
+def drift(text: str) -> list[str]:
+    """What the table in `text` claims and is not so, one line each. That it could name more is no drift."""
+    present = dict(_rows(text.partition(BEGIN)[2].partition(END)[0]))
+    problems = []
+    for name, wanted in _rows(table()):
+        if name not in present:
+            problems.append(f"{name} has no row")
+            continue
+        (statement, *cells), (should_be, *made) = present[name], wanted
+        if statement != should_be:
+            problems.append(f"{name}: the sentence is not that of properties.toml")
+        for column, cell, fresh in zip(COLUMNS, cells, made, strict=True):
+            if cell.startswith("- (") != fresh.startswith("- ("):
+                problems.append(f"{name}: column {column} says {cell}, it should be {fresh}")
+            for target in re.findall(r"\]\(([^)]+)\)", cell):
+                path = (README.parent / target).resolve()
+                if not path.exists() or (path.is_file() and name not in words_of(path)):
+                    problems.append(f"{name}: column {column} names {target}, which does not mention it")
+            if _counted(cell) > _counted(fresh):
+                problems.append(f"{name}: column {column} says {cell}, there are {fresh}")
+    return problems
+
+
+def _rows(text: str) -> list[tuple[str, list[str]]]:
+    found = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `"))
+    return [(name.strip("`"), cells) for name, *cells in found]
+
+
+def _counted(cell: str) -> int:
+    return sum(map(int, re.findall(r"(\d+) (?:in|configs)", cell)))
+
+
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit code."""
     known: dict[str, Any] = {"--write": None, "--check": None}
@@ -184,22 +216,16 @@ def main(arguments: list[str]) -> int:
         return 2
     present = README.read_text(encoding="utf-8")
     try:
-        wanted = replaced(present, BEGIN, END, table())
+        if "--write" in arguments:
+            README.write_text(replaced(present, BEGIN, END, table()), encoding="utf-8")
+        elif "--check" not in arguments:
+            print(table())
+        problems = drift(present) if "--check" in arguments else []
     except CatalogueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if "--write" in arguments:
-        README.write_text(wanted, encoding="utf-8")
-    elif "--check" in arguments:
-        if wanted != present:
-            print(
-                "spec/README.md: the table of properties is out of date: python -m spec.catalogue --write",
-                file=sys.stderr,
-            )
-            return 1
-    else:
-        print(table())
-    return 0
+        problems = str(error).splitlines()
+    for problem in problems:
+        print(f"spec/README.md: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

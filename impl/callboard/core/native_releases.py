@@ -38,7 +38,7 @@ class Releases:
         return self.index.namespace
 
     def update(self, namespace: NativeNamespace, now_ms: int) -> set[int]:
-        """Follow a change of the namespace. Returns the incarnations to which something new may be granted."""
+        """Follow a change of the namespace. Returns the incarnations to which other things may be granted."""
         rights_before = self.namespace.rights
         affected = self.index.update(namespace)
         if namespace.rights is not rights_before:

@@ -75,7 +75,7 @@ class SlotIndex:
         self._index_waiting()
 
     def update(self, namespace: NativeNamespace) -> set[int]:
-        """Follow a change. Returns the incarnations to which something may be granted that was not before."""
+        """Follow a change. Returns the incarnations to which other things may be granted than before."""
         before, self.namespace = self.namespace, namespace
         if namespace.rights is before.rights and namespace.tables is before.tables:
             return set()
@@ -146,12 +146,14 @@ def _by_giver(rights: SlotRights) -> dict[int, tuple[int, ...]]:
 def _affected(
     old_table: SlotTable | None, old_rights: SlotRights | None, table: SlotTable, rights: SlotRights
 ) -> Iterator[int]:
-    """Present owners of slots whose owner, since, fence or pending changed."""
+    """Owners of slots whose owner, since, fence or pending changed: the present ones, and those who lost a slot, to
+    whom what was granted before must not be granted again (rule L3)."""
     if old_table is None or old_rights is None:
         yield from set(table.owners)
         return
     for slot in changed_between(old_table, table):
         yield table.owners[slot]
+        yield old_table.owners[slot]
     for slot in changed_slots(old_rights.fences, rights.fences):
         yield table.owners[slot]
     if old_rights.pending is not rights.pending:
