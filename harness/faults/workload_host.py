@@ -10,6 +10,7 @@ import os
 import sqlite3
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
@@ -85,6 +86,7 @@ class TracedStore(SqliteStore):
     """The store under test, with a log of accesses beside it."""
 
     host: TracedHost
+    refusals: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(1, thread_name_prefix="refusals")
 
     async def open(self) -> str:
         """See `StateStore`."""
@@ -99,20 +101,12 @@ class TracedStore(SqliteStore):
     async def load(self, key: ActorKey, fence: int) -> Stored:
         """See `StateStore`."""
         self._passed(key, fence, "load")
-        try:
-            return await super().load(key, fence)
-        except StaleFenceError:
-            await self._refused(key, fence, "load")
-            raise
+        return await super().load(key, fence)
 
     async def save(self, key: ActorKey, value: bytes, *, expected_version: int, fence: int) -> int:
         """See `StateStore`."""
         self._passed(key, fence, "save")
-        try:
-            return await super().save(key, value, expected_version=expected_version, fence=fence)
-        except StaleFenceError:
-            await self._refused(key, fence, "save")
-            raise
+        return await super().save(key, value, expected_version=expected_version, fence=fence)
 
     def _passed(self, key: ActorKey, fence: int, access: str) -> None:
         """An access has passed the host's gate, which was asked after `asked_ns`."""
@@ -122,19 +116,22 @@ class TracedStore(SqliteStore):
             fields = {"host": self.host.name, "incarnation": incarnation, "fence": fence, "access": access}
             self.host.trace.write("passed", actor=f"{key.actor_type}/{key.actor_id}", asked_ns=asked_ns, **fields)
 
-    async def _refused(self, key: ActorKey, fence: int, kind: str) -> None:
-        """Fences only rise, so that a refusal may be written down a moment after it happened."""
-        incarnation = self.host.session.machine.incarnation
-        row = (f"{key.actor_type}/{key.actor_id}", fence, kind, self.host.name, incarnation)
+    def _checked(self, connection: sqlite3.Connection, key: ActorKey, fence: int) -> tuple[bytes | None, int, int]:
+        """Fences only rise, so that a refusal may be written down a moment after it happened. In a thread, for the turn
+        of a zombie is cancelled before it hears of the refusal; in another one, for this one holds the store's lock."""
+        try:
+            return super()._checked(connection, key, fence)
+        except StaleFenceError:
+            incarnation = self.host.session.machine.incarnation
+            self.refusals.submit(self._refused, f"{key.actor_type}/{key.actor_id}", fence, incarnation)
+            raise
 
-        def write() -> None:
-            with closing(self._second_connection()) as connection:
-                connection.execute(
-                    f"INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, ?, ?, 0, ?, '', ?, ?)",  # noqa: S608
-                    row,
-                )
-
-        await asyncio.to_thread(write)
+    def _refused(self, actor: str, fence: int, incarnation: int) -> None:
+        with closing(self._second_connection()) as connection:
+            connection.execute(
+                f"INSERT INTO access ({COLUMNS}) VALUES ({CLOCK}, ?, ?, 0, ?, '', ?, ?)",  # noqa: S608
+                (actor, fence, "either", self.host.name, incarnation),
+            )
 
 
 class TracedHost(Host):
