@@ -64,6 +64,7 @@ conformance: setup
 	@$(PYTHON) -m harness.conformance paths
 	@$(PYTHON) -m harness.conformance mutants
 	@$(PYTHON) -m harness.conformance traces --runs 300 --slots 6 --sensitivity 10
+	@$(PYTHON) -m harness.conformance traces --source simulation --runs 300 --slots 6
 	@$(PYTHON) -m harness.conformance traces --source processes --slots 16
 	@$(PYTHON) -m harness.conformance trace-mutants --walks 40
 

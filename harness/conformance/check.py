@@ -29,12 +29,14 @@ class CheckError(Exception):
 @frozen
 class TraceSpec:
     """A trace specification. From all traces of a run: `constants` of the cfg, as TLA+ text, and `data`, further
-    definitions of TraceData. `encode`: a line as the module reads it, given all traces."""
+    definitions of TraceData. `encode`: a line as the module reads it, given all traces. `sources_max`: so many traces,
+    and changes of them, are judged in one start of TLC."""
 
     module: str
     constants: Callable[[Sequence[Trace]], tuple[str, ...]]
     invariants: tuple[str, ...]
     data: Any = field(default=lambda _traces: {})
+    sources_max: int = 2000
     encode: Any = field(default=lambda line, _trace, _traces: line)
 
 
@@ -87,12 +89,24 @@ def trace_data(spec: TraceSpec, traces: Sequence[Trace]) -> str:
 
 def judge(spec: TraceSpec, traces: Sequence[Trace], tools: Tools) -> Judgement:
     """Which of the traces are behaviours of the specification. Raises CheckError."""
-    if not traces:
-        return Judgement(set(), 0.0, 0)
-    run, text = _run(spec, traces, tools, ("Accepted",), checking=True)
-    _require_finished(run, text)
-    accepted = {int(number) - 1 for number in _ACCEPTED.findall(text)}
-    return Judgement(accepted, run.seconds, run.output.distinct or 0)
+    judgement = Judgement(set(), 0.0, 0)
+    for chosen in _batches(traces, spec.sources_max):
+        run, text = _run(spec, [traces[at] for at in chosen], tools, ("Accepted",), checking=True)
+        _require_finished(run, text)
+        judgement.accepted |= {chosen[int(number) - 1] for number in _ACCEPTED.findall(text)}
+        judgement.seconds += run.seconds
+        judgement.states += run.output.distinct or 0
+    return judgement
+
+
+def _batches(traces: Sequence[Trace], sources_max: int) -> list[list[int]]:
+    """Positions of traces, so many sources together: changed traces have the constants of the one they came from."""
+    sources: dict[int, int] = {}
+    batches: dict[int, list[int]] = {}
+    for at, trace in enumerate(traces):
+        source = sources.setdefault(id(trace.constants), len(sources))
+        batches.setdefault(source // sources_max, []).append(at)
+    return list(batches.values())
 
 
 def diagnose(spec: TraceSpec, trace: Trace, tools: Tools) -> Stuck:

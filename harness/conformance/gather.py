@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 from callboard.core.versions import Policy
 from harness.conformance import exclusive, leases, membership_source, native_source, specs
 from harness.conformance.check import TraceSpec
+from harness.conformance.simulation_source import record_seed
 from harness.conformance.tracelines import Record, Trace
 from tests.core.native_parts import NAMESPACE
 
@@ -33,11 +34,15 @@ Gather = Callable[[range, int], Gathered]
 
 @frozen
 class Subject:
-    """One specification: how its traces are judged, where walks of it come from, what the files of processes say of it
-    (None: nothing), and which of its actions no trace has, with the reason; of which a removed line need not show."""
+    """One specification: how its traces are judged, and where they come from.
+
+    `simulations`, `of_records`: None where simulated clusters, or files of processes, say nothing of it. `never`: actions
+    that no trace has, with the reason. `unseen`: actions of which a removed line need not show, with the reason.
+    """
 
     spec: TraceSpec
     walks: Gather
+    simulations: Gather | None
     of_records: Callable[[list[Record], str, int], Gathered] | None
     never: Mapping[str, str]
     unseen: Mapping[str, str]
@@ -70,6 +75,20 @@ def exclusive_walks(seeds: range, slots: int) -> Gathered:
 def membership_stories(seeds: range, _slots: int) -> Gathered:
     """Clients with sessions against apply."""
     return Gathered(len(seeds), [membership_source.trace_story(seed, STORY_STEPS) for seed in seeds])
+
+
+def exclusive_simulations(seeds: range, slots: int) -> Gathered:
+    """Whole simulated clusters."""
+    found = Gathered()
+    for seed in seeds:
+        records, violation = record_seed(seed)
+        if violation:
+            raise AssertionError(f"simulated seed {seed} violated {violation}")
+        of_seed = exclusive_records(records, f"seed {seed}", slots)
+        found.runs += 1
+        found.traces += of_seed.traces
+        found.left_out += of_seed.left_out
+    return found
 
 
 def leases_walks(seeds: range, slots: int) -> Gathered:
@@ -106,6 +125,7 @@ SUBJECTS: dict[str, Subject] = {
     "ExclusiveHandoff": Subject(
         specs.EXCLUSIVE,
         exclusive_walks,
+        exclusive_simulations,
         exclusive_records,
         never={
             "Lose": "what was said once stays true and may be heard later: a lost copy is one that nobody heard",
@@ -130,6 +150,7 @@ SUBJECTS: dict[str, Subject] = {
         specs.MEMBERSHIP,
         membership_stories,
         None,
+        None,
         never={},
         unseen={
             "Answer": "an answer may get lost",
@@ -140,6 +161,7 @@ SUBJECTS: dict[str, Subject] = {
     "Leases": Subject(
         specs.LEASES,
         leases_walks,
+        None,
         None,
         never={},
         unseen={

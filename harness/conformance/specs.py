@@ -117,5 +117,6 @@ MEMBERSHIP = TraceSpec(
     ),
     invariants=("TypeOK", "LinearizableMembership", "GenerationExact", "ApplyOnce"),
     data=_commands,
+    sources_max=12,
     encode=_numbered,
 )

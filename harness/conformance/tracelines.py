@@ -68,7 +68,7 @@ def read_files(paths: Iterable[Path]) -> list[Record]:
         for number, line in enumerate(text.splitlines(), start=1):
             found.append(_record(line, f"{path}:{number}"))
     found.sort(key=lambda record: record["at"])
-    return _with_incarnations(_once(found))
+    return _with_incarnations(once(found))
 
 
 def _record(line: str, where: str) -> Record:
@@ -84,7 +84,8 @@ def _record(line: str, where: str) -> Record:
     return record
 
 
-def _once(records: list[Record]) -> list[Record]:
+def once(records: list[Record]) -> list[Record]:
+    """Each entry of the log as the first replica applied it."""
     seen: set[tuple[Any, ...]] = set()
     kept = []
     for record in records:

@@ -163,7 +163,8 @@ def as_dict(result: Result) -> dict[str, Any]:
     "--source",
     default="walks",
     show_default=True,
-    help="walks (of machines under a drawn network), processes (a real cluster), or trace files with commas between.",
+    help="walks (of machines under a drawn network), simulation (whole clusters), processes (a real cluster), or trace "
+    "files with commas between.",
 )
 @click.option("--runs", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Seeds to run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
@@ -178,10 +179,12 @@ def traces(
     try:
         tools = find_tools()
         results = []
-        records = None if source == "walks" else _records(source)
-        for name in names or [each for each, subject in SUBJECTS.items() if records is None or subject.of_records]:
-            gathered = _gather(name, records, range(seed, seed + runs), slots)
-            results.append(run(name, gathered, tools, sensitivity=sensitivity, whole=records is None))
+        records = None if source in {"walks", "simulation"} else _records(source)
+        for name in names or [each for each in SUBJECTS if _tells(each, source)]:
+            if not _tells(name, source):
+                raise TraceError(f"--spec {name}: --source {source} says nothing of it; walks do")
+            gathered = _gather(name, source, records, range(seed, seed + runs), slots)
+            results.append(run(name, gathered, tools, sensitivity=sensitivity, whole=source == "walks"))
             print_result(results[-1], console)
     except (ModelCheckError, TraceError, CheckError) as error:
         raise click.UsageError(str(error)) from None
@@ -198,12 +201,18 @@ def _records(source: str) -> list[Record]:
         return read_files(record_cluster(Path(folder)))
 
 
-def _gather(name: str, records: list[Record] | None, seeds: range, slots: int) -> Gathered:
+def _tells(name: str, source: str) -> bool:
+    subject = SUBJECTS[name]
+    return source == "walks" or (subject.simulations if source == "simulation" else subject.of_records) is not None
+
+
+def _gather(name: str, source: str, records: list[Record] | None, seeds: range, slots: int) -> Gathered:
     subject = SUBJECTS[name]
     if records is None:
-        return subject.walks(seeds, slots)
-    if subject.of_records is None:
-        raise TraceError(f"--spec {name}: files of processes say nothing of it; --source walks does")
+        gather = subject.walks if source == "walks" else subject.simulations
+        assert gather is not None
+        return gather(seeds, slots)
+    assert subject.of_records is not None
     gathered = subject.of_records(records, "cluster", slots)
     if not gathered.traces:
         raise TraceError(

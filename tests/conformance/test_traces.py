@@ -9,7 +9,7 @@ import pytest
 
 from harness.conformance import exclusive, native_source
 from harness.conformance.check import diagnose, judge
-from harness.conformance.gather import SUBJECTS, Gathered, exclusive_records, exclusive_traces
+from harness.conformance.gather import SUBJECTS, Gathered, exclusive_records, exclusive_simulations, exclusive_traces
 from harness.conformance.process_source import record_cluster
 from harness.conformance.specs import EXCLUSIVE
 from harness.conformance.tracelines import Trace, TraceError, read_files
@@ -106,3 +106,9 @@ def test_files_that_are_no_traces_are_refused_in_one_line(tmp_path: Path) -> Non
     path.write_text("no\n")
     with pytest.raises(TraceError, match=r"trace\.jsonl:1: not a line of JSON"):
         read_files([path])
+
+
+def test_traces_of_simulated_clusters_are_accepted() -> None:
+    result = run("ExclusiveHandoff", exclusive_simulations(range(20), 3), find_tools(), whole=False)
+    assert [trace.label for trace, _ in result.stuck] == []
+    assert len(result.accepted) >= 20
