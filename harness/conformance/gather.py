@@ -36,8 +36,8 @@ Gather = Callable[[range, int], Gathered]
 class Subject:
     """One specification: how its traces are judged, and where they come from.
 
-    `simulations`, `of_records`: None where simulated clusters, or files of processes, say nothing of it. `never`: actions
-    that no trace has, with the reason. `unseen`: actions of which a removed line need not show, with the reason.
+    `simulations`, `of_records`: None where simulated clusters, or files of processes, say nothing of it. `never`:
+    actions that no trace has, with the reason. `unseen`: actions of which a removed line need not show, and why.
     """
 
     spec: TraceSpec
