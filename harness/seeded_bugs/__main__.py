@@ -96,14 +96,15 @@ def is_found(row: dict[str, str]) -> bool:
 
 
 def markdown(bugs: list[tuple[str, Bug]], known: Results) -> str:
-    """The table of spec/README.md: bugs that were looked for."""
-    lines = ["| bug | breaks | " + " | ".join(FINDERS) + " |", "|" + "---|" * (len(FINDERS) + 2)]
+    """The table of spec/README.md: bugs that were looked for, and who looked."""
+    looked = [name for name in FINDERS if any(name in row for row in known.values())]
+    lines = ["| bug | breaks | " + " | ".join(looked) + " |", "|" + "---|" * (len(looked) + 2)]
     for _, bug in bugs:
         row = known.get(bug.name, {})
         if not row:
             continue
         origin = f" ({bug.origin})" if bug.origin else ""
-        cells = [row.get(name, "not tried") for name in FINDERS]
+        cells = [row.get(name, "not tried") for name in looked]
         lines.append(f"| {bug.what}{origin} | {', '.join(bug.properties)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

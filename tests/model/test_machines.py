@@ -22,7 +22,6 @@ __all__ = ["TestActors", "TestBarrier", "TestExclusive", "TestMembership", "Test
 TOO_RARE = {
     "change_of_holding_applied_to_any_base",
     "removed_host_answered",
-    "follows_the_log_of_later_epochs",
     "gate_ignores_the_fence",
     "hello_said_once",
     "stream_of_a_removed_host_is_not_freed",

@@ -38,5 +38,6 @@ def test_rows() -> None:
     assert is_found({"machines": "no (3 examples)", "walks": "2 walks"})
     assert not is_found({"machines": "no (3 examples)", "walks": "-", "TLC": "MCModel"})
     assert markdown([("membership", bug)], {}).count("\n") == 1
-    row = markdown([("membership", bug)], {"b": {"machines": "2 examples"}}).splitlines()[-1]
-    assert row.startswith("| It is wrong (X #1) | ApplyOnce | 2 examples | not tried |")
+    table = markdown([("membership", bug)], {"b": {"machines": "2 examples"}, "c": {"TLC": "-"}}).splitlines()
+    assert table[0] == "| bug | breaks | machines | TLC |"
+    assert table[-1] == "| It is wrong (X #1) | ApplyOnce | 2 examples | not tried |"
