@@ -359,7 +359,8 @@ def event_table(tour: Tour) -> Table:
     table = Table(title="what happened", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption = (
         "at least: slots that had to move. pause: longest time in which some one actor gave no answer, in ms, of the "
-        "actors that moved and of all others. calls failed: of unknown outcome; their host was gone before it answered."
+        "actors that moved and of all others. calls failed: of unknown outcome: their host was gone, or out of time, "
+        "before it answered."
     )
     table.caption_justify = "left"
     table.add_column("event", no_wrap=True)

@@ -73,8 +73,8 @@ def shares_are_rounded_down(patched: pytest.MonkeyPatch) -> None:
 def everything_is_dealt_anew(patched: pytest.MonkeyPatch) -> None:
     original = slot_assignment._give_up
 
-    def give_up(owners: list[int], keeps: Mapping[int, int]) -> list[int]:
-        return original(owners, dict.fromkeys(keeps, 0))
+    def give_up(owners: list[int], keeps: Mapping[int, int], counts: Mapping[int, int]) -> list[int]:
+        return original(owners, dict.fromkeys(keeps, 0), counts)
 
     def assign(before: SlotTable, candidates: Sequence[Candidate], *rest: Any, **named: Any) -> SlotTable:
         return deal(SlotTable((0,) * len(before.owners), before.since), candidates, *rest, **named)

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from attrs import frozen
 
 from callboard.core.slot_records import NOBODY, SlotTable
+from callboard.core.table_delta import changed_slots
 
 _SCALE = 1 << 40
 """Loads are compared as counts x _SCALE / weight, in whole numbers."""
@@ -58,13 +59,15 @@ def assign(
     if successors:
         owners = [successors.get(owner, owner) for owner in owners]
     by_incarnation = {candidate.incarnation: candidate for candidate in candidates}
-    counts = Counter(owner for owner in owners if owner in by_incarnation)
+    counts = Counter(owners)
+    for stranger in counts.keys() - by_incarnation.keys():
+        del counts[stranger]
     receivers = [candidate for candidate in candidates if candidate.receives]
     caps = _caps(candidates, receivers, counts, len(owners))
     keeps = {incarnation: min(counts[incarnation], cap) for incarnation, cap in caps.items()}
     if joined:
         _make_room(receivers, keeps, len(owners))
-    free = _give_up(owners, keeps)
+    free = _give_up(owners, keeps, counts)
     _hand_out(owners, free, receivers, caps, keeps)
     return _table(before, owners, version)
 
@@ -114,11 +117,13 @@ def _make_room(receivers: Sequence[Candidate], keeps: dict[int, int], slots: int
             heapq.heappush(givers, (-keeps[incarnation] * _SCALE // weight, incarnation, weight))
 
 
-def _give_up(owners: list[int], keeps: Mapping[int, int]) -> list[int]:
-    """Free the slots that their owners do not keep, the highest ones of each. Returns all free slots, ascending."""
+def _give_up(owners: Sequence[int], keeps: Mapping[int, int], counts: Mapping[int, int]) -> list[int]:
+    """The slots that their owners do not keep, the highest ones of each, ascending. `counts`: of candidates."""
+    content = {incarnation for incarnation, kept in keeps.items() if kept == counts[incarnation]}
     left = dict(keeps)
     free = []
-    for slot, owner in enumerate(owners):
+    for slot in [slot for slot, owner in enumerate(owners) if owner not in content]:
+        owner = owners[slot]
         if left.get(owner, 0) > 0:
             left[owner] -= 1
         else:
@@ -156,13 +161,13 @@ def _hand_out(
 
 def _table(before: SlotTable, owners: list[int], version: int) -> SlotTable:
     now = tuple(owners)
-    if now == before.owners:
+    moved = changed_slots(before.owners, now)
+    if not moved:
         return before
-    since = tuple(
-        old_since if old == new else version
-        for old, new, old_since in zip(before.owners, now, before.since, strict=True)
-    )
-    return SlotTable(now, since)
+    since = list(before.since)
+    for slot in moved:
+        since[slot] = version
+    return SlotTable(now, tuple(since))
 
 
 def empty_table(slots: int) -> SlotTable:

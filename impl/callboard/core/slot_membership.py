@@ -36,6 +36,7 @@ from callboard.core.slot_records import (
     SlotTable,
     Tombstone,
 )
+from callboard.core.table_delta import changed_slots
 from callboard.core.versions import COUNTER_BITS, Policy, Version
 
 _Span = TypeVar("_Span", SlotSpan, FenceSpan)
@@ -181,17 +182,22 @@ def _with_tables(
     nothing = empty_table(after.slots)
     no_rights = SlotRights((0,) * after.slots)
     fence = _next_fence(after, version)
-    done: dict[tuple[object, ...], tuple[SlotTable, SlotRights]] = {}
+    # Equal candidates of one side are one object, so that identities do for comparing them.
+    alike: dict[tuple[int, int], bool] = {}
+    done: dict[tuple[int, ...], tuple[SlotTable, SlotRights]] = {}
     tables: dict[str, SlotTable] = {}
     rights: dict[str, SlotRights] = {}
     for kind in sorted(before.tables.keys() | candidates.keys()):
         old_table = before.tables.get(kind, nothing)
         old_rights = before.rights.get(kind, no_rights)
         now, then = candidates.get(kind, ()), earlier.get(kind, ())
-        if now == then and kind in before.tables:
+        hosts = (id(now), id(then))
+        if hosts not in alike:
+            alike[hosts] = now == then
+        if alike[hosts] and kind in before.tables:
             tables[kind], rights[kind] = old_table, old_rights
             continue
-        key = (id(old_table), id(old_rights), now, then)
+        key = (id(old_table), id(old_rights), *hosts)
         if key not in done:
             joined = _grew(then, now)
             new_table = assign(old_table, now, version, successors, joined=joined)
@@ -234,9 +240,8 @@ def _moved(
         return rights
     former_lives = tuple(key for key, tombstone in namespace.tombstones.items() if tombstone.name == FORMER_LIFE)
     fences, pending = list(rights.fences), dict(rights.pending)
-    for slot, (old, new) in enumerate(zip(before.owners, after.owners, strict=True)):
-        if old == new:
-            continue
+    for slot in changed_slots(before.owners, after.owners):
+        old = before.owners[slot]
         fences[slot] = fence
         waits_for = set(pending.get(slot, ()))
         waits_for |= {old} if old != NOBODY else set()
