@@ -78,6 +78,8 @@ def _record(line: str, where: str) -> Record:
         raise TraceError(f"{where}: not a line of JSON: {error}") from None
     if not isinstance(record, dict) or not {"at_ns", "process", "event"} <= record.keys():
         raise TraceError(f"{where}: not a trace event: at_ns, process or event is missing")
+    if record["event"] == "Truncated":
+        raise TraceError(f"{where}: the file reached its bound here; what came after is missing")
     record["at"] = record.pop("at_ns")
     if "gate_until_ms" in record:
         record["ends_at"] = record["at"] + (record["gate_until_ms"] - record["now_ms"]) * 1_000_000

@@ -103,6 +103,9 @@ def test_files_that_are_no_traces_are_refused_in_one_line(tmp_path: Path) -> Non
     path.write_text('{"event": "Crash"}\n')
     with pytest.raises(TraceError, match=r"trace\.jsonl:1: not a trace event: at_ns, process or event is missing"):
         read_files([path])
+    path.write_text('{"at_ns": 1, "process": "host h1", "event": "Truncated"}\n')
+    with pytest.raises(TraceError, match=r"trace\.jsonl:1: the file reached its bound here"):
+        read_files([path])
     path.write_text("no\n")
     with pytest.raises(TraceError, match=r"trace\.jsonl:1: not a line of JSON"):
         read_files([path])
