@@ -311,7 +311,9 @@ class ShadowedNetwork(NativeNetwork):
         for kind, slot in live:
             right = machine._rights.live[kind][slot]
             admitted = machine.admit(kind, slot, now)
-            agree("SingleActivation", machine.gate_open(right, now), host.gate_is_open((kind, slot), right.fence, now))
+            for at_ms in (now, int(host.gate_shuts())):  # the gate is a comparison with the clock, not a timer
+                open_then = host.gate_is_open((kind, slot), right.fence, at_ms)
+                agree("SingleActivation", machine.gate_open(right, at_ms), open_then)
             agree("SingleActivation", isinstance(admitted, Right), host.admits((kind, slot), now))
         for turn in process.turns:
             name = (turn.right.actor_type, turn.right.slot)
