@@ -18,6 +18,7 @@ Nothing in the tree is written. The Hypothesis profile `mutants` draws the same 
 and string hashing is fixed, so results are reproducible. Time limits count the child's own processor time.
 
 Not mutated: annotations, decorators, docstrings, type aliases, imports, `__repr__` and `__str__`, assertions and
-`assert_never`, text (f-strings), the type argument of `isinstance` and `cast`, numbers outside of functions (limits and
-defaults: a test of their values would repeat them), and trace events, which trace validation judges.
+`assert_never`, text (f-strings), the form of attrs fields (`init=False`), the type argument of `isinstance` and `cast`,
+numbers outside of functions (limits and defaults: a test of their values would repeat them), and trace events, which
+trace validation judges.
 """

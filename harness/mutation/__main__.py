@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ from harness.mutation.baseline import Baseline, BaselineError, measure, measure_
 from harness.mutation.campaign import Campaign, Result, Task, refuse_imported
 from harness.mutation.command import in_fresh_process
 from harness.mutation.judge import HYPOTHESIS_PROFILE, REPOSITORY, Source, read_core
+from harness.mutation.memory import Memory
 
 SHOWN_MAX = 200
 
@@ -44,7 +47,32 @@ def _choose(sources: dict[str, Source], sample: int | None, seed: int, again: Pa
     return tasks
 
 
-def _judge(sources: dict[str, Source], baseline: Baseline, tasks: list[Task], jobs: int) -> list[Result]:
+def _judge_new(
+    sources: dict[str, Source], *, memory: Memory, baseline: Baseline, tasks: list[Task], jobs: int, budget_s: float
+) -> list[Result]:
+    """As `_judge`, but what is known of earlier runs and still holds is not judged again."""
+    recalled = [(task, memory.recall(sources[task.module], task.index)) for task in tasks]
+    new = [task for task, result in recalled if result is None]
+    judged = _judge(sources, baseline, new, jobs=jobs, budget_s=budget_s, remember=memory.note) if new else []
+    memory.write()
+    of_task = dict(zip(new, _in_order(sources, new, judged), strict=True))
+    return [of_task[task] if result is None else result for task, result in recalled]
+
+
+def _in_order(sources: dict[str, Source], tasks: list[Task], results: list[Result]) -> list[Result]:
+    by_name = {each.mutant.name: each for each in results}
+    return [by_name[sources[task.module].mutants[task.index].name] for task in tasks]
+
+
+def _judge(
+    sources: dict[str, Source],
+    baseline: Baseline,
+    tasks: list[Task],
+    *,
+    jobs: int,
+    budget_s: float = math.inf,
+    remember: Callable[[Result], None] = lambda _result: None,
+) -> list[Result]:
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -54,17 +82,18 @@ def _judge(sources: dict[str, Source], baseline: Baseline, tasks: list[Task], jo
         def note(result: Result) -> None:
             nonlocal survived
             results.append(result)
+            remember(result)
             survived += not report.is_killed(result) and result.outcome != "same code"
             progress.update(bar, advance=1, description=f"mutants, {survived} unnoticed")
 
-        code = Campaign(sources, baseline, jobs, note).run(tasks)
+        code = Campaign(sources, baseline, jobs, note, budget_s).run(tasks)
     if len(results) != len(tasks):
         raise click.ClickException(f"{len(results)} of {len(tasks)} mutants were judged; pytest's exit code is {code}")
     return results
 
 
 def _verdict(console: Console, results: list[Result], reasons: dict[str, str]) -> bool:
-    """Print what is wrong. Returns whether nothing is."""
+    """Print what survives, and which explanations are wrong. Returns whether none is."""
     left = report.surviving(results, reasons)
     for each in left[:SHOWN_MAX]:
         console.print(f"survives ({each.outcome}), line {each.mutant.lines[0]}: {each.mutant.name}", markup=False)
@@ -73,7 +102,7 @@ def _verdict(console: Console, results: list[Result], reasons: dict[str, str]) -
     wrong = [each for each in results if report.is_killed(each) and each.mutant.name in reasons]
     for each in wrong:
         console.print(f"explained, but killed by {each.killer}: {each.mutant.name}", markup=False)
-    return not left and not wrong
+    return not wrong
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,6 +112,10 @@ def _verdict(console: Console, results: list[Result], reasons: dict[str, str]) -
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Children at a time.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write all results as JSON.")
 @click.option("--again", type=click.Path(path_type=Path, exists=True), help="Only what survived in this JSON.")
+@click.option("--known", is_flag=True, help="Only what earlier runs came to; what survived is judged again.")
+@click.option(
+    "--budget", type=click.FloatRange(0.1), metavar="S", help="Seconds of tests for each mutant; all if unset."
+)
 @click.option("--share", type=click.FloatRange(0, 100), default=95.0, show_default=True, help="Percent to be killed.")
 @click.option("--record", is_flag=True, help="Write the table into CONTRIBUTING.md, and choose the hundred anew.")
 @click.option("--hundred", "fixed", is_flag=True, help="The fixed hundred of make test; all must be killed.")
@@ -94,6 +127,8 @@ def main(
     jobs: int,
     output: Path | None,
     again: Path | None,
+    known: bool,
+    budget: float | None,
     share: float,
     record: bool,
     fixed: bool,
@@ -104,8 +139,8 @@ def main(
     """
     if os.environ.get("PYTHONHASHSEED") != "0" or os.environ.get("HYPOTHESIS_PROFILE") != HYPOTHESIS_PROFILE:
         raise SystemExit(in_fresh_process(tuple(sys.argv[1:])))
-    if record and (modules or sample or again or fixed):
-        raise click.UsageError("--record is for whole runs, without --module, --sample, --again and --hundred")
+    if record and (modules or again or fixed):
+        raise click.UsageError("--record is for runs over all modules, without --module, --again and --hundred")
     refuse_imported()
     console = Console(width=160 if not sys.stdout.isatty() else None, soft_wrap=True)
     try:
@@ -124,9 +159,12 @@ def main(
         raise click.UsageError(str(error)) from None
     for name in stale:
         console.print(f"explained, but does not exist: {name}", markup=False)
-    results = _judge(sources, baseline, tasks, jobs)
-    _verdict(console, results, reasons)
+    memory = Memory(baseline, budget or math.inf)
+    if known:
+        tasks = [each for each in tasks if memory.knows(sources[each.module].mutants[each.index].name)]
+    results = _judge_new(sources, memory=memory, baseline=baseline, tasks=tasks, jobs=jobs, budget_s=budget or math.inf)
     rows = report.rows(results, reasons)
+    holds = _verdict(console, results, reasons)
     console.print(report.table(rows))
     console.print(
         f"{len(results)} mutants in {time.monotonic() - began:.0f} s, judged by {len(baseline.costs_s)} tests"
@@ -134,11 +172,13 @@ def main(
     if output is not None:
         report.write(output, report.document(results, reasons, _commit()))
     if record:
-        report.record(rows, "python -m harness.conformance mutants --record", len(baseline.costs_s))
+        options = f" --sample {sample} --seed {seed}" if sample else " --known" if known else ""
+        what = f"{len(tasks):,} of {len(names):,} mutants" if sample or known else "all mutants"
+        command = f"python -m harness.conformance mutants{options} --record"
+        report.record(rows, f"{what} (`{command}`), judged by {len(baseline.costs_s)} tests:")
         hundred.write(hundred.choose(results))
     left, killed = report.surviving(results, reasons), sum(report.is_killed(each) for each in results)
-    wrong = stale or any(report.is_killed(each) and each.mutant.name in reasons for each in results)
-    raise SystemExit(1 if wrong or killed * 100 < share * (killed + len(left)) else 0)
+    raise SystemExit(1 if stale or not holds or killed * 100 < share * (killed + len(left)) else 0)
 
 
 def _hundred(console: Console, sources: dict[str, Source], reasons: dict[str, str], jobs: int) -> int:
@@ -148,10 +188,10 @@ def _hundred(console: Console, sources: dict[str, Source], reasons: dict[str, st
     tasks, replaced = hundred.tasks(sources, list(costs_s), set(reasons))
     for name in replaced:
         console.print(f"replaced, for its code has changed (python -m harness.conformance mutants --record): {name}")
-    results = _judge(sources, Baseline(costs_s, {}, frozenset()), tasks, jobs)
+    results = _judge(sources, Baseline(costs_s, {}, frozenset(), {}), tasks, jobs=jobs)
     succeeded = _verdict(console, results, reasons)
     console.print(f"{sum(map(report.is_killed, results))} of {len(results)} mutants killed")
-    return 0 if succeeded else 1
+    return 0 if succeeded and all(map(report.is_killed, results)) else 1
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ class BaselineError(Exception):
 
 @frozen
 class Baseline:
-    """`costs_s`: processor seconds of each test; `lines`: what it executes; `imported`: what importing all executes."""
+    """`costs_s`: processor seconds of each test; `lines`: what it executes; `imported`: what importing all executes;
+    `contents`: hashes of the test files and of what they import."""
 
     costs_s: dict[str, float]
     lines: dict[str, frozenset[tuple[str, int]]]
     imported: frozenset[tuple[str, int]]
+    contents: dict[str, str]
 
     def covering(self, path: Path, first: int, last: int) -> list[str]:
         """The tests that execute one of these lines."""
@@ -51,7 +53,7 @@ def _content(paths: Iterable[Path]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _core_content() -> str:
+def core_content() -> str:
     """Of what is mutated, and of what runs tests."""
     here = (Path(__file__), Path(judge_file), REPOSITORY / "constraints.txt", REPOSITORY / "tests" / "conftest.py")
     return _content([*CORE.rglob("*.py"), *here])
@@ -114,7 +116,7 @@ def measure() -> Baseline:
     """
     files = sorted(each for folder in TESTS for each in (REPOSITORY / folder).rglob("test_*.py"))
     contents = {str(each.relative_to(REPOSITORY)): _test_content(each) for each in files}
-    cached = CACHE / f"baseline-{_core_content()}.json"
+    cached = CACHE / f"baseline-{core_content()}.json"
     known: dict[str, Any] = json.loads(cached.read_text()) if cached.exists() else {"files": {}, "imported": {}}
     of_files = {
         name: each for name, each in known["files"].items() if name in contents and each["content"] == contents[name]
@@ -139,7 +141,7 @@ def measure() -> Baseline:
         partial.rename(cached)
     costs_s = {test: cost_s for each in of_files.values() for test, cost_s in each["costs_s"].items()}
     lines = {test: _absolute(found) for each in of_files.values() for test, found in each["lines"].items()}
-    return Baseline(costs_s, lines, _absolute(known["imported"]))
+    return Baseline(costs_s, lines, _absolute(known["imported"]), contents)
 
 
 def measure_costs(only: AbstractSet[str]) -> dict[str, float]:

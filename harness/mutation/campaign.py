@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import selectors
 import signal
 import socket
 import sys
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from types import FunctionType
 
 import pytest
@@ -110,15 +113,24 @@ def _serve_imports(orders: socket.socket, sources: dict[str, Source]) -> None:
 
 
 class Campaign:
-    """Judges tasks, `jobs` at a time, and hands each result to `note`."""
+    """Judges tasks, `jobs` at a time, and hands each result to `note`.
+
+    `budget_s`: tests that take longer than this together, without a mutant, do not judge one mutant.
+    """
 
     def __init__(
-        self, sources: dict[str, Source], baseline: Baseline, jobs: int, note: Callable[[Result], None]
+        self,
+        sources: dict[str, Source],
+        baseline: Baseline,
+        jobs: int,
+        note: Callable[[Result], None],
+        budget_s: float = math.inf,
     ) -> None:
         self._sources = sources
         self._baseline = baseline
         self._jobs = jobs
         self._note = note
+        self._budget_s = budget_s
         self._functions: dict[str, list[FunctionType]] = {}
         self._kills: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self._tries: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -205,7 +217,9 @@ class Campaign:
             tries = near_tries[test] + 0.2 * far_tries[test] + 1
             return kills / tries / (costs_s[test] + 0.01)
 
-        return sorted(tests, key=lambda each: (-worth(each), each))
+        ordered = sorted(tests, key=lambda each: (-worth(each), each))
+        spent_s = list(accumulate(costs_s[each] for each in ordered))
+        return ordered[: max(1, bisect_right(spent_s, self._budget_s))]
 
     def _hear(self, running: _Running, data: bytes) -> None:
         running.text += data

@@ -44,16 +44,21 @@ PYTEST_OPTIONS = (
     *("-q", "--no-header", "--assert=plain", "--capture=no", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-p", "no:timeout", "-o", "addopts=--import-mode=importlib --strict-markers"),
 )
+CALL_EVENTS_MAX = 300_000
+"""Calls, of whatever, in one test, that are looked at."""
+LINE_EVENTS_MAX = 400
+"""Of one function in one test that are looked at one by one."""
 MEMORY_BYTES_MAX = 3 * 1024**3
 """Of a child's address space."""
 
 
 @frozen
 class Source:
-    """One module of the core and its mutants."""
+    """One module of the core, its code as it is, and its mutants, which change `tree`."""
 
     path: Path
     tree: ast.Module
+    code: CodeType
     mutants: list[Mutant]
 
 
@@ -69,7 +74,7 @@ def read_core(modules: Sequence[str] = ()) -> dict[str, Source]:
         module = ".".join(path.relative_to(CORE).with_suffix("").parts)
         if module in NOT_MUTATED:
             continue
-        sources[module] = Source(path, tree, find(module, tree))
+        sources[module] = Source(path, tree, compile(tree, str(path), "exec"), find(module, tree))
     for name in modules:
         if name not in sources:
             raise KeyError(name)
@@ -164,10 +169,9 @@ def swap(source: Source, mutant: Mutant, functions: list[FunctionType]) -> bool:
     Raises:
         CannotSwapError: it differs, but in nothing that lives.
     """
-    original = compile(source.tree, str(source.path), "exec")
     mutant.put()
     mutated = compile(source.tree, str(source.path), "exec")
-    if mutated == original:
+    if mutated == source.code:
         return False
     codes = _codes(mutated, {})
     changes: list[tuple[FunctionType, CodeType]] = []
@@ -265,19 +269,31 @@ def judge_swap(
 
 
 class _Tracer:
-    """Collects executed lines of the core."""
+    """Collects executed lines of the core.
+
+    A function that runs long counts as executed as a whole, so at worst too many tests judge a mutant; of a test that
+    runs long only the beginning is looked at, so at worst a mutant survives that it would have killed.
+    """
 
     def __init__(self) -> None:
         self.lines: set[tuple[str, int]] = set()
         self._inside = f"{CORE}{os.sep}"
         self._remaining: dict[CodeType, set[int]] = {}
+        self._budget: dict[CodeType, int] = {}
+        self._calls = 0
 
     def begin(self) -> None:
         """Forget what was executed so far."""
         self.lines = set()
         self._remaining = {}
+        self._budget = {}
+        self._calls = 0
+        sys.settrace(self)
 
     def __call__(self, frame: FrameType, _event: str, _argument: object) -> Any:
+        self._calls += 1
+        if self._calls > CALL_EVENTS_MAX:
+            sys.settrace(None)
         code = frame.f_code
         if not code.co_filename.startswith(self._inside):
             return None
@@ -285,14 +301,17 @@ class _Tracer:
         if remaining is None:
             remaining = self._remaining[code] = {line for *_, line in code.co_lines() if line is not None}
             remaining.discard(code.co_firstlineno)
+            self._budget[code] = LINE_EVENTS_MAX
             self.lines.add((code.co_filename, code.co_firstlineno))
         if not remaining:
             return None
 
         def local(inner: FrameType, event: str, _value: object) -> Any:
-            if event == "line" and inner.f_lineno in remaining:
-                remaining.discard(inner.f_lineno)
-                self.lines.add((code.co_filename, inner.f_lineno))
+            if event == "line":
+                self._budget[code] -= 1
+                seen = {inner.f_lineno} & remaining if self._budget[code] else set(remaining)
+                self.lines.update((code.co_filename, line) for line in seen)
+                remaining.difference_update(seen)
             return local if remaining else None
 
         return local
@@ -312,7 +331,8 @@ def measure_baseline(report: Report, *, trace: bool, only: AbstractSet[str], fil
         items = [item for item in session.items if item.nodeid in only or item.nodeid.split("::")[0] in files]
         for index, item in enumerate(items):
             following = items[index + 1] if index + 1 < len(items) else None
-            tracer.begin()
+            if trace:
+                tracer.begin()
             began = time.process_time()
             failed = any(each.failed for each in runtestprotocol(item, log=False, nextitem=following))
             cost_s = time.process_time() - began

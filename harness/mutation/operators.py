@@ -41,6 +41,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 _OPPOSITES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _COPIES_WITH_CHANGES = {"evolve", "replace"}
 _TYPE_ARGUMENT = {"isinstance": 1, "issubclass": 1, "cast": 0}
+_FORM_OF_FIELDS = {"init", "eq", "repr", "order", "hash", "kw_only"}
 _TEXT_FUNCTIONS = {"__repr__", "__str__"}
 
 Functions = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -217,6 +218,8 @@ class _Finder:
             if index != type_argument:
                 self._expression(argument, _in_list(node.args, index))
         for keyword in node.keywords:
+            if isinstance(node.func, ast.Name) and node.func.id == "field" and keyword.arg in _FORM_OF_FIELDS:
+                continue
             self._expression(keyword.value, _in_field(keyword, "value"))
 
     def _operator(self, node: ast.BinOp | ast.AugAssign, operator: ast.operator, put: _Place) -> None:

@@ -111,9 +111,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def record(found: Sequence[Row], command: str, judges: int, target: Path = DOCUMENT) -> None:
+def record(found: Sequence[Row], caption: str, target: Path = DOCUMENT) -> None:
     """Put the table between the markers of the document."""
-    lines = [f"`{command}`, judged by {judges} tests:", ""]
+    lines = [caption[0].upper() + caption[1:], ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
     lines += ["| " + " | ".join(row.cells) + " |" for row in found]
     before, found_begin, rest = target.read_text().partition(BEGIN)

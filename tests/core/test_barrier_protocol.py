@@ -18,6 +18,7 @@ from callboard.core.sidecar_protocol import (
     first_message_problem,
     parse_spiffe_id,
     report_of,
+    trust_domain_problem,
 )
 
 GOOD = SidecarMessage(
@@ -206,3 +207,43 @@ def test_whatever_passes_fits_the_log(message: SidecarMessage) -> None:
         report = report_of(message)
         host = HostRecord(report.name, report.app_id, report.actor_types, report.port)
         assert not report.actor_types or host_problem(host) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        evolve(GOOD, name="n" * 255),
+        evolve(GOOD, app_id="i" * 255, namespace="n" * 255),
+        evolve(GOOD, port=0),
+        evolve(GOOD, port=65535),
+        evolve(GOOD, actor_types=tuple(f"T{number}" for number in range(1000))),
+        evolve(GOOD, actor_types=("t" * 255, "t")),
+        evolve(GOOD, actor_types=(*(f"{number}".rjust(250, "x") for number in range(128)), "x" * 250, "x" * 4)),
+    ],
+)
+def test_messages_at_the_limits_pass(message: SidecarMessage) -> None:
+    assert check_message(message, tls=False, identity=None) is None
+
+
+def test_one_byte_beyond_the_largest_record_is_refused() -> None:
+    types = tuple(f"{number}".rjust(250, "x") for number in range(129))
+    size = 64 + (15 + 3) + (4 + 3) + 3 + 129 * 253
+    fitting = evolve(GOOD, name="10.0.0.1:500021", actor_types=(*types, "y" * (32768 - size - 3)))
+    assert check_message(fitting, tls=False, identity=None) is None
+    beyond = evolve(fitting, name=fitting.name + "2")
+    assert "take 32769 bytes; the limit is 32768" in refused(beyond)[1]
+
+
+def test_other_trust_domains_are_refused_if_one_is_named() -> None:
+    assert trust_domain_problem(OWN, None) is None
+    assert trust_domain_problem(None, "cluster.local") is None
+    assert trust_domain_problem(OWN, "cluster.local") is None
+    text = "SPIFFE ID of trust domain cluster.local; only example.org is accepted"
+    assert trust_domain_problem(OWN, "example.org") == Refusal("PERMISSION_DENIED", text)
+    name = "n" * 255
+    exact = trust_domain_problem(evolve(OWN, trust_domain=name), "x")
+    longer = trust_domain_problem(evolve(OWN, trust_domain=name + "n"), "x")
+    assert exact is not None
+    assert longer is not None
+    assert f"domain {name};" in exact.text
+    assert f"domain {name}...;" in longer.text

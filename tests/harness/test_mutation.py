@@ -111,8 +111,9 @@ def test_names_do_not_depend_on_lines_and_are_distinct() -> None:
 def live_module(text: str) -> tuple[Source, dict[str, object]]:
     tree = ast.parse(text)
     namespace: dict[str, object] = {}
-    exec(compile(text, "m.py", "exec"), namespace)  # noqa: S102  # the module under mutation
-    return Source(Path("m.py"), tree, find("m", tree)), namespace
+    code = compile(tree, "m.py", "exec")
+    exec(code, namespace)  # noqa: S102  # the module under mutation
+    return Source(Path("m.py"), tree, code, find("m", tree)), namespace
 
 
 def test_code_is_swapped_in_living_functions() -> None:
@@ -142,7 +143,7 @@ from harness.mutation.judge import read_core
 sources = read_core(["ring"])
 tests = tuple(json.loads(sys.argv[1]))
 found = []
-campaign = Campaign(sources, Baseline({each: 1.0 for each in tests}, {}, frozenset()), 2, found.append)
+campaign = Campaign(sources, Baseline({each: 1.0 for each in tests}, {}, frozenset(), {}), 2, found.append)
 indices = [at for at, each in enumerate(sources["ring"].mutants) if each.function in ("Ring.lookup", "Ring._index")]
 assert indices
 tasks = [Task("ring", index, tests) for index in indices]
@@ -234,7 +235,7 @@ def test_the_hundred_are_spread_over_modules_and_operators(tmp_path: Path) -> No
 
 def test_changed_code_is_judged_by_the_next_mutant_of_its_function(tmp_path: Path) -> None:
     text = "def f(a):\n    return a + 1\ndef g(a):\n    return a + 1\n"
-    source = Source(Path("m.py"), ast.parse(text), mutants_of(text))
+    source, _ = live_module(text)
     path = tmp_path / "hundred.json"
     there = next(each.name for each in source.mutants if each.function == "g")
     entries = [("m.g | constant | 2 -> 3", "t1"), (there, "t2"), (there, "renamed")]
