@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import click
 import pytest
@@ -15,16 +16,21 @@ from rich.table import Table
 
 from harness.conformance import native_source, specs
 from harness.conformance.check import CheckError, TraceSpec, judge
-from harness.conformance.gather import Gathered, exclusive_traces, leases_traces
+from harness.conformance.gather import Gathered, exclusive_traces, leases_traces, membership_stories
 from harness.conformance.tracelines import Trace
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.tools import Tools, find_tools
 from harness.seeded_bugs.handoff import BUGS
+from harness.seeded_bugs.membership import BUGS as MEMBERSHIP_BUGS
 from tests.core.native_parts import NAMESPACE
 
 LIVENESS = {"EventuallyServed", "Convergence"}
 """What never happens shows in no finite trace: bugs that only break these are not looked for."""
-SPECS: dict[str, TraceSpec] = {"ExclusiveHandoff": specs.EXCLUSIVE, "Leases": specs.LEASES}
+SPECS: dict[str, TraceSpec] = {
+    "ExclusiveHandoff": specs.EXCLUSIVE,
+    "Leases": specs.LEASES,
+    "Membership": specs.MEMBERSHIP,
+}
 
 
 @define
@@ -37,11 +43,13 @@ class Tried:
 
     def add(self, mutant: str, walks: int, slots: int) -> None:
         """Record walks of one mutant."""
-        bug = next(bug for bug in BUGS if bug.name == mutant)
+        bug = next(bug for bug in (*BUGS, *MEMBERSHIP_BUGS) if bug.name == mutant)
         found = {name: Gathered() for name in SPECS}
         with pytest.MonkeyPatch.context() as patch:
             bug.prepare(patch)
-            for seed in range(walks):
+            if bug in MEMBERSHIP_BUGS:
+                found["Membership"].traces = list(_stories(walks))
+            for seed in range(0 if bug in MEMBERSHIP_BUGS else walks):
                 records, _ = native_source.record_walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
                 exclusive_traces(records, NAMESPACE, f"{mutant} {seed}", slots, found["ExclusiveHandoff"])
                 leases_traces(records, f"{mutant} {seed}", slots, found["Leases"])
@@ -60,9 +68,16 @@ class Tried:
         return any(counter[mutant] for counter in self.rejected.values())
 
 
+def _stories(count: int) -> Iterator[Trace]:
+    """Those that the bug does not bring down: apply that raises is found without any trace."""
+    for seed in range(count):
+        with suppress(KeyError):
+            yield from membership_stories(range(seed, seed + 1), 1).traces
+
+
 def safety_mutants() -> list[str]:
     """Those that break more than liveness."""
-    return [bug.name for bug in BUGS if not set(bug.properties) <= LIVENESS]
+    return [bug.name for bug in (*BUGS, *MEMBERSHIP_BUGS) if not set(bug.properties) <= LIVENESS]
 
 
 @click.command("trace-mutants", context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,7 +88,7 @@ def safety_mutants() -> list[str]:
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def trace_mutants(*, only: Sequence[str], walks: int, slots: int, output: str) -> None:
-    """Count the seeded bugs of the handoff's machines whose traces are rejected. Exit code 2: a bad setup."""
+    """Count the seeded bugs of handoff and membership whose traces are rejected. Exit code 2: a bad setup."""
     tried, names = Tried(), list(only) or safety_mutants()
     try:
         tools = find_tools()
