@@ -9,7 +9,7 @@ The package itself knows no switch for them (tests/faults/test_controls.py looks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
@@ -373,8 +373,3 @@ def journal_not_synced() -> list[Patch]:
         original(self)
 
     return [(Journal, "sync", sync)]
-
-
-def of(where: Where) -> Mapping[str, Bug]:
-    """The bugs of one kind of process."""
-    return {name: known for name, known in BUGS.items() if known.where is where}
