@@ -11,7 +11,7 @@ from harness.faults.checkers.activations import check_turn_based
 from harness.faults.history import History, Outcome, Phase
 from harness.faults.nemeses import FaultSpec
 
-MOVING = ("host_kill", "host_restart", "host_kill_while_leaving", "storm", "host_crash_loop")
+MOVING = ("host_kill", "host_drain", "host_restart", "host_kill_while_leaving", "storm", "host_crash_loop")
 FUNCTIONS = {
     "actors": (("add", "counter/"), ("append", "list/"), ("read", "counter/"), ("read", "list/")),
     "members": (("upsert", "member/"), ("read", "member/")),
