@@ -15,6 +15,7 @@ from rich.table import Table
 
 from harness.simulation import bench as benchmark
 from harness.simulation.campaign import Totals, append_result, read_results, run_seeds, run_world
+from harness.simulation.hunt import BUGS, hunt
 from harness.simulation.plan import Plan, draw
 from harness.simulation.rare import FREQUENT, RARE
 from harness.simulation.record import write_campaign
@@ -193,6 +194,29 @@ def bench(output: str, simulated_s: int) -> None:
             f"{row.simulated_per_real:.0f} x", f"{row.busy_percent:.0f} %",
         )  # fmt: skip
     Console().print(table)
+
+
+@main.command(name="hunt")
+@click.option("--bug", "names", multiple=True, help="Only these; by default all.")
+@click.option("--seeds", default=300, show_default=True, help="Seeds for each bug, at most.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def hunt_bugs(names: tuple[str, ...], seeds: int, output: str) -> None:
+    """Seed bugs into core, one at a time: which property catches each, after how many seeds."""
+    unknown = set(names) - {bug.name for bug in BUGS}
+    if unknown:
+        raise click.BadParameter(f"no bug {', '.join(sorted(unknown))}", param_hint="--bug")
+    table = Table("bug", "found as", "seeds", "events", title=f"seeded bugs, at most {seeds} seeds each")
+    finds = []
+    for bug in BUGS:
+        if not names or bug.name in names:
+            find = hunt(bug, range(1, seeds + 1))
+            finds.append(find)
+            table.add_row(find.bug, find.violated or "not found", str(find.seeds), f"{find.events:,}")
+            click.echo(f"{find.bug}: {find.violated or 'not found'}", err=True)
+    if output == "json":
+        click.echo(json.dumps([asdict(find) for find in finds], indent=2))
+    else:
+        Console(width=110).print(table)
 
 
 if __name__ == "__main__":

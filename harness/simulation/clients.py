@@ -162,7 +162,7 @@ class Caller(Process):
         if self.calm_from is not None and call.operation >= self.calm_from:
             self.calm_calls += 1
             if result is not Result.OK:
-                self.world.not_served(f"a call of {self.name} on {call.actor} ends with {result.name}")
+                self.world.not_served(call.actor, f"a call of {self.name} on {call.actor} ends with {result.name}")
         self.later(self.random.randrange(*self.world.plan.think_ms), self._next)
 
 

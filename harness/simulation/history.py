@@ -11,7 +11,16 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from callboard.core.commands import NO_SESSION, Bury, RepeatRound, Request, decode_request
+from callboard.core.commands import (
+    NO_SESSION,
+    Bury,
+    Command,
+    CommitBatch,
+    CommitNativeBatch,
+    RepeatRound,
+    Request,
+    decode_request,
+)
 from callboard.core.records import AnswerCode, HostRecord, Namespace, ReplicatedState
 from callboard.core.slot_records import HostMark, NativeNamespace
 from callboard.core.snapshot import digest
@@ -51,6 +60,7 @@ class History:
     operations: int = field(init=False, default=0)
     epochs: dict[tuple[str, int], int] = field(init=False, factory=dict)
     """In which epoch each version of a native namespace came to be."""
+    _issued: set[int] = field(init=False, factory=set)
     _done: dict[tuple[int, int], object] = field(init=False, factory=dict)
     _digests: dict[int, str] = field(init=False, factory=dict)
 
@@ -105,6 +115,7 @@ class History:
         if getattr(answer, "code", None) is AnswerCode.STALE_EPOCH:
             self.saw("a command of a deposed leader is refused")
         self._check_once(request, before, after, answer)
+        self._check_authority(request.command, before, after)
         for name, namespace in after.native.items():
             earlier = before.native.get(name)
             if earlier is not namespace:
@@ -122,8 +133,35 @@ class History:
             self._done[key] = answer
             return
         self.saw("a repeated request is recognised")
+        if answer.code is not AnswerCode.STALE_REQUEST and answer != self._done[key]:
+            raise PropertyViolation("ApplyOnce", f"request {key} is answered {answer}, after {self._done[key]}")
         if _bare(before) != _bare(after):
             raise PropertyViolation("ApplyOnce", f"request {key} has a second effect: {request.command}")
+
+    def _check_authority(self, command: Command, before: ReplicatedState, after: ReplicatedState) -> None:
+        """Who is deposed changes nothing, removals mean one incarnation, and no incarnation is issued twice."""
+        if not isinstance(command, (CommitNativeBatch, CommitBatch, RepeatRound)):
+            return
+        same = before.native.get(command.namespace) is after.native.get(command.namespace)
+        same = same and before.namespaces.get(command.namespace) is after.namespaces.get(command.namespace)
+        if command.epoch != before.epoch and not same:
+            text = f"a command of epoch {command.epoch} takes effect in epoch {before.epoch}: {command}"
+            raise PropertyViolation("LinearizableMembership", text)
+        was, now = _incarnations(before, command.namespace), _incarnations(after, command.namespace)
+        for name, incarnation in now.items():
+            if was.get(name) == incarnation:
+                continue
+            if incarnation in self._issued:
+                raise PropertyViolation("LinearizableMembership", f"incarnation {incarnation} is issued twice")
+            self._issued.add(incarnation)
+        if isinstance(command, RepeatRound):
+            return
+        kept = was.keys() - {host.name for host in command.upserts}
+        removable = {removal.name: removal.incarnation for removal in command.removals}
+        for name in sorted(kept - now.keys()):
+            if removable.get(name) != was[name]:
+                text = f"{name} is removed as incarnation {removable.get(name)}, but it is {was[name]}"
+                raise PropertyViolation("LinearizableMembership", text)
 
     def _check_native(
         self, name: str, before: NativeNamespace | None, after: NativeNamespace, request: Request
@@ -183,14 +221,29 @@ class History:
             self._check_balance(name, kind, after)
             stay = _hosts_of(before, kind) & _hosts_of(after, kind)
             came = _hosts_of(after, kind) - _hosts_of(before, kind)
-            if before.marks != after.marks or _weights(before) != _weights(after) or after.marks:
+            if before.marks or after.marks or _reweighed(before, after):
                 continue
+            self._check_floors(name, kind, after, came)
             for slot in moved:
                 from_one_who_stays = owners[slot] in stay
                 equal = len(set(_weights(after).values())) == 1
                 if from_one_who_stays and (not came or (equal and table.owners[slot] not in came)):
                     text = f"{name}/{kind}/{slot} moves from {owners[slot]} to {table.owners[slot]}, both of which stay"
                     raise PropertyViolation("MinimalMovement", text)
+
+    def _check_floors(self, name: str, kind: str, namespace: NativeNamespace, came: set[int]) -> None:
+        """Without marks: who came has at least its share rounded down."""
+        owners = namespace.tables[kind].owners
+        weights = {
+            member.incarnation: member.host.weight
+            for member in namespace.members.values()
+            if kind in member.host.actor_types
+        }
+        for incarnation in came:
+            share = len(owners) * weights[incarnation] // sum(weights.values())
+            if owners.count(incarnation) < share:
+                text = f"{incarnation} came and owns {owners.count(incarnation)} slots of {name}/{kind}, not {share}"
+                raise PropertyViolation("Balance", text)
 
     def _check_balance(self, name: str, kind: str, namespace: NativeNamespace) -> None:
         owners = namespace.tables[kind].owners
@@ -232,6 +285,17 @@ class History:
             text = f"a read saw position {index}, but {began} was acknowledged before it began"
             raise PropertyViolation("LinearizableMembership", text)
         self.newest_answer = max(self.newest_answer, index)
+
+
+def _reweighed(before: NativeNamespace, after: NativeNamespace) -> bool:
+    """Whether a host that stays has another weight."""
+    was, now = _weights(before), _weights(after)
+    return any(now.get(name, weight) != weight for name, weight in was.items())
+
+
+def _incarnations(state: ReplicatedState, namespace: str) -> dict[str, int]:
+    found = state.native.get(namespace) or state.namespaces.get(namespace)
+    return {} if found is None else {name: member.incarnation for name, member in found.members.items()}
 
 
 def _bare(state: ReplicatedState) -> ReplicatedState:

@@ -205,6 +205,11 @@ class Liveness:
             return "Convergence", f"members {sorted(ghosts)} of {plan.name} are nobody who lives"
         return None
 
+    def may_be_served(self, namespace: str, kind: str) -> bool:
+        """Whether some host that is not broken can have actors of that type."""
+        plan = next(each for each in self.world.plan.namespaces if each.name == namespace)
+        return any(kind in host.kinds for host in self._expected(plan))
+
     def _served(self, plan: NamespacePlan) -> tuple[str, str] | None:
         namespace = self.world.history.state.native[plan.name]
         by_incarnation = {host.machine.incarnation: host for host in self._expected(plan)}

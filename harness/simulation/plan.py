@@ -24,6 +24,10 @@ CALM = HandoffSettings(
 WILD = HandoffSettings(
     lease_ms=450, drain_ms=60, margin_ms=30, tick_ms=40, rate_error_ppm=100_000, failure_timeout_ms=600
 )
+PATIENT = HandoffSettings(
+    lease_ms=500, drain_ms=120, margin_ms=60, tick_ms=60, rate_error_ppm=RATE_ERROR_PPM, failure_timeout_ms=1500
+)
+"""Leases run out long before anybody is removed."""
 BARRIER = BarrierSettings(
     round_timeout_ms=800, phase_ms_min=200, member_grace_ms=1200, retry_ms=100, batch_items_max=3, repeat_push_ms=1500
 )
@@ -103,7 +107,7 @@ KINDS: dict[str, tuple[int, int, int]] = {
     # name: weight, shortest and longest duration in ms
     "isolate_replica": (3, 200, 1500),
     "isolate_leader": (4, 200, 1500),
-    "cut_peers": (3, 200, 1500),
+    "cut_peers": (4, 300, 2800),
     "halves": (3, 200, 1500),
     "bridge": (2, 200, 1500),
     "ring": (2, 300, 1500),
@@ -152,7 +156,7 @@ SCARS = ("replica_dead", "replica_cut", "host_paused", "host_cut", "host_dead")
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"plan {seed}")
-    settings = random.choices([QUICK, CALM, WILD], [5, 2, 3])[0]
+    settings = random.choices([QUICK, CALM, WILD, PATIENT], [4, 1, 3, 3])[0]
     namespaces = [NamespacePlan("shop", Policy.EXCLUSIVE, ("cart", "user"), random.choice([2, 3, 3, 4, 5]), settings)]
     duration_ms = random.choice([3000, 4000, 5000])
     kinds = dict(KINDS)
@@ -171,7 +175,10 @@ def draw(seed: int) -> Plan:
             grants_max=random.choice([2, 5000]),
             steps_kept=random.choice([1, 2, 64]),
         )
-    faults = [_fault(random, kinds, duration_ms) for _ in range(random.randrange(5, 12))]
+    faults = [_fault(random, kinds, duration_ms) for _ in range(random.randrange(6, 12))]
+    if random.random() < 0.6:
+        faults = _together(random, faults, duration_ms)
+    hot = random.random() < 0.2
     return Plan(
         seed=seed,
         namespaces=tuple(namespaces),
@@ -185,10 +192,11 @@ def draw(seed: int) -> Plan:
             zombies_percent=random.choice([0, 30, 60]),
             compact_entries=random.choice([25, 60, 200]),
         ),
-        proposals=ProposalTimes(attempts_max=random.choice([1, 2, 5])),
+        proposals=ProposalTimes(attempt_ms=random.choice([150, 400]), attempts_max=random.choice([1, 2, 5])),
         network=NetworkTimes(keepalive_ms=random.choice([500, 1600])),
         leader_limits=limits,
-        callers=random.choice([1, 2, 2, 3]),
+        callers=5 if hot else random.choice([1, 2, 2, 3]),
+        think_ms=(2, 30) if hot else (20, 120),
         actors=random.choice([2, 4, 8]),
     )
 
@@ -199,6 +207,16 @@ def _fault(random: Random, kinds: dict[str, tuple[int, int, int]], duration_ms: 
     for_ms = random.randrange(shortest, longest) if longest > shortest else shortest
     at_ms = random.randrange(500, duration_ms - 200)
     return Fault(at_ms, kind, random.randrange(1000), random.randrange(1 << 16), min(for_ms, duration_ms - at_ms))
+
+
+def _together(random: Random, faults: list[Fault], duration_ms: int) -> list[Fault]:
+    """The same faults, around a few moments: what is rare is what comes together."""
+    moments = [random.randrange(700, duration_ms - 600) for _ in range(random.randrange(1, 4))]
+    moved = []
+    for fault in faults:
+        at_ms = max(500, random.choice(moments) + random.randrange(-150, 500))
+        moved.append(evolve(fault, at_ms=at_ms, for_ms=min(fault.for_ms, duration_ms - at_ms)))
+    return moved
 
 
 def _scars(random: Random) -> tuple[Scar, ...]:

@@ -38,6 +38,8 @@ class Book:
     sent_ms: dict[int, int] = field(factory=dict)
     base_ms: int | None = None
     held: dict[tuple[str, int], int] = field(factory=dict)
+    dead: set[tuple[tuple[str, int], int]] = field(factory=set)
+    """Rights that a lease ended: for good, whatever the host thinks."""
 
     @property
     def gate_until_ms(self) -> int:
@@ -75,6 +77,8 @@ class Rights:
         if book is None or book.host is not host:
             return
         self._was_shut = host.now_ms() >= book.gate_until_ms
+        if self._was_shut and host.policy is Policy.EXCLUSIVE:
+            book.dead |= set(book.held.items())
         sent_ms = book.sent_ms.get(answer.number)
         if sent_ms is not None:
             book.base_ms = sent_ms if book.base_ms is None else max(book.base_ms, sent_ms)
@@ -150,6 +154,11 @@ class Rights:
         book = self._book(host)
         if book.held.get((right.actor_type, right.slot)) != right.fence:
             text = f"an effect of {host.name} at {right.actor_type}/{right.slot} passes under a right that ended"
+            raise PropertyViolation("SingleActivation", text)
+        if ((right.actor_type, right.slot), right.fence) in book.dead:
+            text = (
+                f"an effect of {host.name} at {right.actor_type}/{right.slot} passes under a right that a lease ended"
+            )
             raise PropertyViolation("SingleActivation", text)
         if host.now_ms() >= book.gate_until_ms:
             text = f"an effect of {host.name} passes at {host.now_ms()} ms, its lease ended at {book.gate_until_ms} ms"
@@ -254,7 +263,7 @@ class Turns:
         until_ms = book.gate_until_ms - settings.margin_ms - settings.drain_ms
         if host.now_ms() >= until_ms:
             text = f"{host.name} admits a turn at {host.now_ms()} ms, though its lease lets it only until {until_ms} ms"
-            raise PropertyViolation("SingleActivation", text)
+            raise PropertyViolation("DrainIsGiven", text)
         view = host.machine.view
         table = None if view is None else view.tables[right.actor_type]
         if (

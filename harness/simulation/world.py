@@ -180,9 +180,10 @@ class World:
             raise PropertyViolation("SingleActivation", f"{host.name} and {other.name} both run {actor}")
         self.liveness.duplicate(f"{host.name} and {other.name} both run {actor}")
 
-    def not_served(self, text: str) -> None:
-        """A call of the calm time at the end did not succeed."""
-        self._unserved = self._unserved or text
+    def not_served(self, actor: tuple[str, str, str], text: str) -> None:
+        """A call of the calm time at the end did not succeed, though somebody there could serve it."""
+        if self.liveness.may_be_served(actor[0], actor[1]):
+            self._unserved = self._unserved or text
 
     def begin_calm(self) -> None:
         """Everything is right: from here on calls have to be served."""

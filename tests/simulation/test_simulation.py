@@ -19,7 +19,7 @@ from harness.simulation.rare import FREQUENT, RARE
 from harness.simulation.record import BEGIN, write_campaign
 from harness.simulation.shrink import shrink
 
-SAMPLE = 120
+SAMPLE = 100
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST = """
 import sys
