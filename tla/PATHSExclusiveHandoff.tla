@@ -19,6 +19,8 @@ PATHSHearOffice(i) == i \in members /\ MCHearOffice(i)
 \* Only members are answered, and an answer is also word of its leader's epoch.  Who leaves does not outlive
 \* its lease.
 PATHSLeaseStarts(i) == i \in members /\ process[i] = "running" /\ Speaks(i) /\ MCLeaseStarts(i)
+\* The leader's clock is one clock: other waits would run out with this one.
+PATHSWaitRunsOut(i) == tombs \ waited = {i} /\ WaitRunsOut(i)
 \* Who leaves reports the end of its last right by its last word: LetGo, and the report is lost.
 LetGoQuietly(i, s) ==
     /\ right[i][s].live
@@ -31,7 +33,7 @@ PATHSNext ==
            \/ MCUpsert(i) \/ MCRemove(i) \/ Bury(i)
            \/ Start(i) \/ Install(i) \/ LearnGone(i) \/ MCLeave(i) \/ PATHSHearOffice(i)
            \/ SayFarewell(i)
-           \/ MCLeaseRunsOut(i) \/ PATHSLeaseStarts(i) \/ WaitRunsOut(i) \/ MCCrash(i)
+           \/ MCLeaseRunsOut(i) \/ PATHSLeaseStarts(i) \/ PATHSWaitRunsOut(i) \/ MCCrash(i)
     \/ \E s \in Slots : PATHSProposeConfirm(s) \/ ApplyConfirm(s) \/ PATHSRaiseFence(s)
     \/ \E i \in Incarnations, s \in Slots : PATHSLetGo(i, s) \/ Accept(i, s)
     \/ MCRebalance \/ MCTakeOffice

@@ -101,6 +101,8 @@ class BarrierAdapter(Adapter):
     def _settle(self) -> None:
         """A batch that the machine proposes before the specification's round starts fails, to be tried again."""
         if self.batch is not None:
+            if self.machine.status().phase is not None:
+                raise Difference("the machine proposes a batch in the middle of a round")
             batch_id, self.batch = self.batch.batch_id, None
             self._handle(BatchFailed(batch_id, retry=True))
 

@@ -165,10 +165,21 @@ class ExclusiveAdapter(Adapter):
         number = network.code_number[incarnation]
         if incarnation not in before["waited"]:
             network.bring_farewell(network.processes[incarnation])
+        self._want_buried(number)
         _, command = network.proposals.get("bury", (0, None))
-        if not isinstance(command, Bury) or command.incarnations != (number,):
+        if not isinstance(command, Bury) or number not in command.incarnations:
             raise Difference(f"Bury: the leader does not propose to bury {incarnation}, but {command}")
-        network.commit(command, "bury")
+        if command.incarnations == (number,):
+            network.commit(command, "bury")
+        else:  # one at a time, as in the specification: the others are proposed anew
+            network.commit(evolve(command, incarnations=(number,)))
+            network.lose("bury")
+
+    def _want_buried(self, number: int) -> None:
+        """An earlier proposal for others alone is lost, so that the leader proposes for all anew."""
+        _, command = self.network.proposals.get("bury", (0, None))
+        if isinstance(command, Bury) and number not in command.incarnations:
+            self.network.lose("bury")
 
     def _RaiseFence(self, before: State, after: State) -> None:
         network = self.network
@@ -194,7 +205,13 @@ class ExclusiveAdapter(Adapter):
             self.network.round_trip()
 
     def _WaitRunsOut(self, before: State, after: State) -> None:
-        self.network.pass_time(SETTINGS.wait_ms())
+        """To the millisecond: one earlier, the leader must not want to bury anybody."""
+        (incarnation,) = after["waited"] - before["waited"]
+        over_ms = self.network.wait_over_ms(self.network.processes[incarnation])
+        self.network.pass_time(max(0, over_ms - 1 - self.network.leader_ms))
+        self._check_proposals(before)
+        self.network.pass_time(over_ms - self.network.leader_ms)
+        self._want_buried(self.network.code_number[incarnation])
 
     # ---- steps of hosts
 
@@ -349,7 +366,7 @@ class ExclusiveAdapter(Adapter):
                             raise Difference(f"the leader wants to confirm since {span.since}, but {giver} holds on")
                 case CommitNativeBatch(removals=removals):
                     for removal in removals:
-                        if of(state["process"], numbers[removal.incarnation]) not in {"leaving", "stopped"}:
+                        if of(state["process"], numbers[removal.incarnation]) not in {"leaving", "stopped", "crashed"}:
                             raise Difference(f"the leader wants to remove {numbers[removal.incarnation]}: {kind}")
                 case _:
                     pass

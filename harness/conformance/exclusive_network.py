@@ -52,6 +52,7 @@ from callboard.core.native_leader_records import (
     RenewalReceived,
     RequestRound,
     RoundConfirmed,
+    RoundFailed,
     SendAnswer,
     SendGone,
     SendGrants,
@@ -106,6 +107,8 @@ class Process:
     welcomes: dict[int, Welcome] = Factory(dict)
     rights: list[Right] = Factory(list)
     last_answer: RenewalAnswer | None = None
+    answered_ms: int = -1
+    """When the present leader, or an earlier one, last answered it, on the leaders' clock."""
     answers: list[RenewalAnswer] = Factory(list)
     """Those that it heard."""
     gone: Gone | None = None
@@ -196,14 +199,21 @@ class NativeNetwork:
                 case SendWelcome(stream, welcome):
                     self._process_of(stream).welcomes[welcome.epoch] = welcome
                 case SendAnswer(stream, answer):
-                    self._keep_grants(Grants(answer.incarnation, answer.epoch, answer.grants))
-                    self._process_of(stream).last_answer = evolve(answer, grants=())
+                    self._answered(self._process_of(stream), answer, event)
                 case SendGrants(_, grants):
                     self._keep_grants(grants)
                 case SendGone(stream, gone):
                     self._process_of(stream).gone = gone
                 case _:
                     pass
+
+    def _answered(self, process: Process, answer: RenewalAnswer, event: LeaderEvent) -> None:
+        """Grants in an answer are kept apart from it."""
+        if not isinstance(event, RoundConfirmed):
+            raise ProtocolError(f"a renewal is answered at {type(event).__name__}, without a round")
+        self._keep_grants(Grants(answer.incarnation, answer.epoch, answer.grants))
+        process.last_answer = evolve(answer, grants=())
+        process.answered_ms = self.leader_ms
 
     def _process_of(self, stream: int) -> Process:
         return next(process for process in self.processes.values() if process.stream == stream)
@@ -236,17 +246,34 @@ class NativeNetwork:
         self.tell_leader(Tick())
 
     def round_trip(self) -> None:
-        """The leader's rounds are confirmed, a tick apart, until everybody whom it heard is answered."""
+        """The leader's rounds are confirmed, a tick apart, until all whom it heard are answered. The first fails."""
         self.pass_time(SETTINGS.tick_ms)
-        while self.round_id is not None:
-            number, self.round_id = self.round_id, None
+        number = self._take_round()
+        if number is not None:
+            self.tell_leader(RoundFailed(number))
+            self.pass_time(SETTINGS.tick_ms)
+        while (number := self._take_round()) is not None:
             self.tell_leader(RoundConfirmed(number))
             self.pass_time(SETTINGS.tick_ms)
 
+    def _take_round(self) -> int | None:
+        number, self.round_id = self.round_id, None
+        return number
+
+    def wait_over_ms(self, process: Process) -> int:
+        """When the last lease of a removed incarnation is surely over, by the rule of module Leases."""
+        assert self.leader is not None
+        return max(self.leader.started_ms, process.answered_ms) + SETTINGS.wait_ms()
+
     def take_office(self) -> None:
         """Another leader; fronts repeat the hellos of all who are connected."""
+        assert self.leader is not None
         self.apply(TakeOffice("r", str(self.state.epoch)))
         self.proposals, self.round_id = {}, None
+        deposed = self.leader.handle(StateChanged(self.namespace, self.state.epoch), self.leader_ms)
+        deposed += self.leader.handle(Tick(), self.leader_ms + SETTINGS.wait_ms())
+        if deposed:
+            raise ProtocolError(f"a leader that knows that it is deposed says {deposed[0]}")
         self.leader = NativeLeader(NAMESPACE, self.state.epoch, self.namespace, self.leader_ms)
         for process in self.processes.values():
             if not process.crashed:
@@ -287,17 +314,24 @@ class NativeNetwork:
 
     def tell(self, process: Process, event: HostEvent) -> None:
         """Let a host take in an event, and keep what it says."""
-        machine = process.machine
-        for effect in machine.handle(event, process.clock_ms):
+        for effect in process.machine.handle(event, process.clock_ms):
             match effect:
                 case SendRenewal(_, renewal):
-                    version = 0 if machine.view is None else machine.view.version
-                    process.sent_ms[renewal.number] = process.clock_ms
-                    process.unheard.append(Said(renewal, version, self._holds(process)))
+                    self._said(process, renewal)
                 case SendFarewell(_, farewell):
+                    if self._holds(process):
+                        raise ProtocolError(f"incarnation {process.number} says its last word while it may serve")
                     process.farewell = farewell
                 case _:
                     pass
+
+    def _said(self, process: Process, renewal: Renewal) -> None:
+        holds = self._holds(process)
+        if holds and (renewal.dropped or (renewal.base_number == 0 and not renewal.taken)):
+            raise ProtocolError(f"incarnation {process.number} reports a slot released that it may still serve")
+        view = process.machine.view
+        process.sent_ms[renewal.number] = process.clock_ms
+        process.unheard.append(Said(renewal, 0 if view is None else view.version, holds))
 
     def _holds(self, process: Process) -> bool:
         return any(process.machine.gate_open(right, process.clock_ms) for right in process.rights)

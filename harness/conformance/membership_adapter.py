@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from callboard.core import snapshot
 from callboard.core.commands import (
     UNPROTECTED,
     CommitBatch,
@@ -22,7 +23,6 @@ from callboard.core.commands import (
 )
 from callboard.core.membership import SESSION_IDLE_ENTRIES, apply
 from callboard.core.records import Answer, HostRecord, Namespace, ReplicatedState
-from callboard.core.snapshot import decode_state, encode_state
 from callboard.core.versions import Policy
 from harness.conformance.replay import Adapter, Difference
 from harness.conformance.values import Record, State
@@ -67,7 +67,7 @@ class MembershipAdapter(Adapter):
         self._apply(Request(CreateNamespace(NAMESPACE, Policy.BARRIER)))
         for name in sorted({command.session for command in COMMANDS.values()}):
             self.sessions[name] = self._apply(Request(OpenSession())).number
-        self.snapshots[state["table"]] = encode_state(self.state)
+        self.snapshots[state["table"]] = snapshot.encode_state(self.state)
 
     def _apply(self, request: Request) -> Answer:
         entry = decode_request(encode_request(request))
@@ -110,7 +110,7 @@ class MembershipAdapter(Adapter):
                 self._restore(before["past"], new)
             case _:
                 raise Difference(f"no such action: {action}")
-        self.snapshots.setdefault(new, encode_state(self.state))
+        self.snapshots.setdefault(new, snapshot.encode_state(self.state))
 
     def _answer(self, name: str) -> None:
         """A client hears, perhaps by asking again, that its command took effect."""
@@ -129,7 +129,7 @@ class MembershipAdapter(Adapter):
     def _restore(self, past: frozenset[Record], restored: Record) -> None:
         """The snapshot of an earlier table, and a new generation."""
         origin = next(table for table in past if Record({**table, "gen": restored["gen"]}) == restored)
-        self.state = decode_state(self.snapshots[origin])
+        self.state = snapshot.decode_state(self.snapshots[origin])
         answer = self._apply(Request(RaiseGeneration(restored["gen"] - 1)))
         self.demand("Restore", answer.succeeded, True)
         self.counter_ahead = self._namespace.version.counter - restored["version"]
@@ -151,7 +151,11 @@ class MembershipAdapter(Adapter):
                 self.demand(f"{name} in table.applied", command.sequence in session.answers, name in table["applied"])
 
     def probe(self, state: State) -> None:
-        """ApplyOnce: whatever was applied, overtaken or is of an ended session has no effect (any more)."""
+        """ApplyOnce: whatever was applied, overtaken or is of an ended session has no effect (any more).
+
+        Nor has the removal of an earlier incarnation, or whatever a deposed leader proposed.
+        """
+        self._probe_removals()
         table: dict[str, Any] = state["table"]
         for name, command in COMMANDS.items():
             overtaken = any(
@@ -166,3 +170,12 @@ class MembershipAdapter(Adapter):
                 raise Difference(f"{name} has an effect, though it may not: {answer}")
             if name in table["applied"] and not overtaken and command.session not in table["expired"]:
                 self.demand(f"the answer to {name}, asked again,", answer, self.answers[name])
+
+    def _probe_removals(self) -> None:
+        for name, member in self._namespace.members.items():
+            for epoch, incarnation in ((0, -1), (-1, 0)):
+                removal = Removal(name, member.incarnation + incarnation)
+                batch = CommitBatch(self.state.epoch + epoch, NAMESPACE, removals=(removal,))
+                after, _ = apply(self.state, self.state.applied_index + 1, Request(batch))
+                if after.namespaces != self.state.namespaces:
+                    raise Difference(f"{batch} has an effect")

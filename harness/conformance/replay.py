@@ -122,7 +122,8 @@ def replay_edges(graph: Graph, make: type[Adapter], *, deep: bool) -> Tally:
                 _take(adapter, graph, edge, tally)
             if goes_on:
                 kept.append((edge, pickle.dumps(adapter, pickle.HIGHEST_PROTOCOL)))
-                adapter.probe(graph.states[graph.initial if edge is None else edge.target])
+                state = graph.states[graph.initial if edge is None else edge.target]
+                adapter.probe(state)
         except Exception as problem:  # noqa: BLE001 - whatever a machine raises is a difference
             _explain(tally, problem, [each for each, _ in kept if each is not None] + ([edge] if edge else []))
             return tally
