@@ -49,13 +49,17 @@ class _Tour:
             await asyncio.sleep(PACE_S)
 
     async def members_are(self, *names: str) -> None:
-        """The router's table has just these hosts, and calls are answered."""
+        """The router's table has just these hosts."""
 
         async def there() -> bool:
             view = self.router.view
             return view is not None and {entry.name for entry in view.hosts.values()} == set(names)
 
         await wait_until(there, deadline_s=DEADLINE_S, what=f"members {', '.join(names)}")
+
+    async def settled(self, *names: str) -> None:
+        """... and calls are answered."""
+        await self.members_are(*names)
         wanted = self.answers + ACTORS
 
         async def answered() -> bool:
@@ -69,33 +73,33 @@ class _Tour:
         self.environment("Crash", {"process": f"host {name}"})
 
     async def freeze(self, name: str) -> None:
-        """Longer than its lease."""
+        """Longer than its lease. It may hold the lock of the state file, so the others need not answer meanwhile."""
         self.hosts[name].send(signal.SIGSTOP)
         others = [other for other, host in self.hosts.items() if host.alive and other != name]
         await self.members_are(*others)
         self.hosts[name].send(signal.SIGCONT)
-        await self.members_are(*others, name)
+        await self.settled(*others, name)
 
     async def happen(self, *, freezing: bool) -> None:
         """All of it, or all but the freeze, which takes long."""
         for name in ("h1", "h2", "h3"):
             self.hosts[name].start()
-        await self.members_are("h1", "h2", "h3")
+        await self.settled("h1", "h2", "h3")
         self.hosts["h4"].start()
-        await self.members_are("h1", "h2", "h3", "h4")
+        await self.settled("h1", "h2", "h3", "h4")
         self.hosts["h2"].send(signal.SIGTERM)
-        await self.members_are("h1", "h3", "h4")
+        await self.settled("h1", "h3", "h4")
         leader = await find_leader(self.cluster.servers)
         assert leader is not None
         await leader.kill()
         await self.cluster.leader()
         self.kill("h3")
-        await self.members_are("h1", "h4")
+        await self.settled("h1", "h4")
         leader.start()
         if freezing:
             await self.freeze("h1")
         self.hosts["h3"].start()
-        await self.members_are("h1", "h3", "h4")
+        await self.settled("h1", "h3", "h4")
 
 
 def record_cluster(directory: Path, *, freezing: bool = True) -> list[Path]:

@@ -29,6 +29,7 @@ from harness.conformance.sensitivity import HOWS, Sensitivity, measure
 from harness.conformance.tracelines import Record, Trace, TraceError, read_files
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.tools import Tools, find_tools
+from harness.processes import ProcessError
 
 EXPLAINED_MAX = 3
 CONTEXT_LINES = 6
@@ -186,7 +187,7 @@ def traces(
             gathered = _gather(name, source, records, range(seed, seed + runs), slots)
             results.append(run(name, gathered, tools, sensitivity=sensitivity, whole=source == "walks"))
             print_result(results[-1], console)
-    except (ModelCheckError, TraceError, CheckError) as error:
+    except (ModelCheckError, TraceError, CheckError, ProcessError, TimeoutError) as error:
         raise click.UsageError(str(error)) from None
     if output == "json":
         print(json.dumps([as_dict(result) for result in results], indent=2))
