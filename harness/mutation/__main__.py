@@ -173,10 +173,11 @@ def main(
         report.write(output, report.document(results, reasons, _commit()))
     if record:
         options = f" --sample {sample} --seed {seed}" if sample else " --known" if known else ""
+        options += f" --budget {budget:g}" if budget else ""
         what = f"{len(tasks):,} of {len(names):,} mutants" if sample or known else "all mutants"
         command = f"python -m harness.conformance mutants{options} --record"
         report.record(rows, f"{what} (`{command}`), judged by {len(baseline.costs_s)} tests:")
-        hundred.write(hundred.choose(results))
+        hundred.write(hundred.choose(results, baseline.costs_s))
     left, killed = report.surviving(results, reasons), sum(report.is_killed(each) for each in results)
     raise SystemExit(1 if stale or not holds or killed * 100 < share * (killed + len(left)) else 0)
 

@@ -9,28 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.mutation.campaign import Result, Task
 from harness.mutation.judge import Source
 
 HUNDRED = Path(__file__).with_name("hundred.json")
 SIZE = 100
-SECONDS_MAX = 3.0
-"""A mutant that took longer to kill is not among the hundred."""
+COST_MAX_S = 0.3
+"""Of the test that kills, without a mutant: the hundred are to be quick."""
 
 
 def _rank(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def choose(results: Sequence[Result], size: int = SIZE) -> list[Result]:
-    """Killed mutants: in turn one of each module, and of its operators the one that was chosen least."""
+def choose(results: Sequence[Result], costs_s: Mapping[str, float], size: int = SIZE) -> list[Result]:
+    """Killed mutants that need no import: in turn one of each module, and of its operators the one chosen least."""
     by_module: dict[str, list[Result]] = defaultdict(list)
     for each in results:
-        if each.outcome == "killed" and each.killer is not None and each.seconds <= SECONDS_MAX:
+        cost_s = costs_s.get(each.killer, COST_MAX_S) if each.killer is not None else COST_MAX_S
+        if each.outcome == "killed" and not each.imported and cost_s < COST_MAX_S:
             by_module[each.mutant.module].append(each)
     chosen: list[Result] = []
     used: dict[str, int] = defaultdict(int)
@@ -50,7 +50,7 @@ def choose(results: Sequence[Result], size: int = SIZE) -> list[Result]:
 
 def write(chosen: Sequence[Result], path: Path = HUNDRED) -> None:
     """Record the choice."""
-    entries = [{"mutant": each.mutant.name, "killer": each.killer, "imports": each.imported} for each in chosen]
+    entries = [{"mutant": each.mutant.name, "killer": each.killer} for each in chosen]
     path.write_text(json.dumps(entries, indent=1) + "\n")
 
 
@@ -58,7 +58,7 @@ def tasks(
     sources: dict[str, Source], tests: Sequence[str], explained: set[str], path: Path = HUNDRED
 ) -> tuple[list[Task], list[str]]:
     """The recorded mutants with their tests, and the names of those that were replaced."""
-    entries: list[dict[str, Any]] = json.loads(path.read_text())
+    entries: list[dict[str, str]] = json.loads(path.read_text())
     places = {
         mutant.name: (module, index)
         for module, source in sources.items()
@@ -67,7 +67,7 @@ def tasks(
     taken = {entry["mutant"] for entry in entries}
     found, replaced = [], []
     for entry in entries:
-        name, imports = entry["mutant"], entry["imports"]
+        name = entry["mutant"]
         killers = (entry["killer"],) if entry["killer"] in tests else tuple(tests)
         if name not in places:
             replaced.append(name)
@@ -80,7 +80,7 @@ def tasks(
                     _rank(each),
                 ),
             )
-            name, killers, imports = candidates[0], tuple(tests), False
+            name, killers = candidates[0], tuple(tests)
             taken.add(name)
-        found.append(Task(*places[name], killers, imports))
+        found.append(Task(*places[name], killers))
     return found, replaced

@@ -224,8 +224,10 @@ def test_the_hundred_are_spread_over_modules_and_operators(tmp_path: Path) -> No
     operators = ("constant", "boundary", "comparison")
     results = [result(f"{module}.{n}", "killed", operators[n % 3]) for module in "ab" for n in range(60)]
     results += [result(f"c.{n}", "survived") for n in range(60)]
-    chosen = hundred.choose(results, size=30)
-    assert chosen == hundred.choose(list(reversed(results)), size=30)
+    results += [evolve(result(f"d.{n}", "killed"), killer="a slow test") for n in range(60)]
+    costs_s = {"a test": 0.1, "a slow test": 5.0}
+    chosen = hundred.choose(results, costs_s, size=30)
+    assert chosen == hundred.choose(list(reversed(results)), costs_s, size=30)
     assert Counter(each.mutant.module for each in chosen) == {"a": 15, "b": 15}
     assert set(Counter(each.mutant.operator for each in chosen).values()) == {10}
     path = tmp_path / "hundred.json"
@@ -239,7 +241,7 @@ def test_changed_code_is_judged_by_the_next_mutant_of_its_function(tmp_path: Pat
     path = tmp_path / "hundred.json"
     there = next(each.name for each in source.mutants if each.function == "g")
     entries = [("m.g | constant | 2 -> 3", "t1"), (there, "t2"), (there, "renamed")]
-    path.write_text(json.dumps([{"mutant": name, "killer": killer, "imports": False} for name, killer in entries]))
+    path.write_text(json.dumps([{"mutant": name, "killer": killer} for name, killer in entries]))
     tasks, replaced = hundred.tasks({"m": source}, ["t1", "t2"], set(), path)
     assert replaced == ["m.g | constant | 2 -> 3"]
     assert source.mutants[tasks[0].index].function == "g"
@@ -250,3 +252,8 @@ def test_changed_code_is_judged_by_the_next_mutant_of_its_function(tmp_path: Pat
 def test_a_module_that_does_not_exist_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert in_fresh_process(("--module", "nonsense")) == 2
     assert "nonsense" in capfd.readouterr().err
+
+
+def test_a_fixed_hundred_mutants_are_killed(capfd: pytest.CaptureFixture[str]) -> None:
+    code = in_fresh_process(("--hundred",))
+    assert code == 0, capfd.readouterr().out
