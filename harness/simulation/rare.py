@@ -32,7 +32,6 @@ FREQUENT = (
 )
 SELDOM = (
     "a command of a deposed leader is refused",
-    "a front drops a late word of a former leader",
     "a handoff goes on across a change of leader",
     "a host of policy eventual stops when isolated",
     "a round cuts silent streams and goes on",

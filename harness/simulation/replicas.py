@@ -231,7 +231,6 @@ class FrontSession:
     def deliver(self, way: Way, message: Any) -> None:
         """From the leader."""
         if way is not self._way:
-            self.replica.world.saw("a front drops a late word of a former leader")
             return
         if isinstance(message, Welcome) and self.hello is not None:
             self.hello = evolve(self.hello, incarnation=message.incarnation)
