@@ -9,7 +9,7 @@ from attrs import define
 from hypothesis import HealthCheck, Phase, settings, target
 from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 
-SEARCH_EXAMPLES = 100
+SEARCH_EXAMPLES = 300
 """Within as many examples every seeded bug must be found: those of the `ci` profile."""
 
 
