@@ -32,6 +32,14 @@ asyncio.run(main())
 """
 
 
+def command_line(process: psutil.Process) -> str:
+    """Empty for one that is just being started, or is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 @pytest.mark.parametrize(
     ("engine", "programs"),
     [
@@ -48,11 +56,18 @@ async def test_a_killed_run_leaves_nothing(engine: str, programs: set[str], tmp_
         command, env=environment, stdout=subprocess.PIPE, start_new_session=True
     ) as run:
         assert run.stdout is not None
-        assert run.stdout.readline() == b"up\n"
-        started = psutil.Process(run.pid).children(recursive=True)
-        lines = [" ".join(process.cmdline()) for process in started]
-        assert {name for name in programs if any(name in line for line in lines)} == programs, lines
-        os.kill(run.pid, signal.SIGKILL)
+        started: list[psutil.Process] = []
+
+        async def everything_runs() -> bool:
+            started[:] = psutil.Process(run.pid).children(recursive=True)
+            lines = [command_line(process) for process in started]
+            return all(any(name in line for line in lines) for name in programs)
+
+        try:
+            assert run.stdout.readline() == b"up\n"
+            await wait_until(everything_runs, deadline_s=20, what=f"processes of {', '.join(sorted(programs))}")
+        finally:
+            os.kill(run.pid, signal.SIGKILL)
 
     async def gone() -> bool:
         return not [process for process in started if process.is_running() and process.status() != "zombie"]

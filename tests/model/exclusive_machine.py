@@ -47,6 +47,14 @@ class ExclusiveMachine(SideBySide):
         self.random.seed(seed)
         stall(self.network, self.random)
 
+    @rule(seed=SEEDS, wait_ms=st.sampled_from([300, 620, 680]))
+    def words_wait(self, seed: int, wait_ms: int) -> None:
+        """Nothing arrives for so long that leases run out, but nobody is given up; then all that was said does."""
+        self.random.seed(seed)
+        flow(self.network, self.random)
+        self.network.advance(wait_ms)
+        calm(self.network, self.random)
+
     @rule(seed=SEEDS)
     def table_is_damaged(self, seed: int) -> None:
         """Somebody joins, and one of the tables that tell of it arrives with a part missing."""
