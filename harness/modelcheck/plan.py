@@ -35,7 +35,9 @@ class Task:
 
 
 def plan(suite: Suite, *, tiers: frozenset[str], only: str | None, timeout_factor: float = 1.0) -> list[Task]:
-    """All tasks of these tiers whose name, `Module/name` or module matches `only` (a glob), dearest first.
+    """All tasks of these tiers whose name, `Module/name` or module matches `only` (a glob).
+
+    Those for several cores come first, then the dearest.
 
     Raises:
         ModelCheckError: when a mutant does not apply exactly once, names a property that its config does not
@@ -57,7 +59,8 @@ def plan(suite: Suite, *, tiers: frozenset[str], only: str | None, timeout_facto
     ]
     if not tasks:
         raise ModelCheckError(f"nothing to run for tier {'+'.join(sorted(tiers))} and --only {pattern}")
-    return sorted(tasks, key=lambda t: -t.cost)
+    # Those that need several cores come first: later they would keep a core idle while they wait for another.
+    return sorted(tasks, key=lambda t: (-t.job.workers, -t.cost))
 
 
 def _matches(module: str, name: str, pattern: str) -> bool:
