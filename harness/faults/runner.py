@@ -51,7 +51,6 @@ AFTER_S = 6.0
 BIT_DEADLINE_S = 75.0
 SETTLE_DEADLINE_S = 120.0
 JOIN_DEADLINE_S = 60.0
-FIRST_DEADLINE_S = 60.0
 HISTORY = "history.jsonl"
 RESULTS = "results.json"
 SCHEDULE = "schedule.json"

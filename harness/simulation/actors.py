@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
@@ -81,13 +81,6 @@ class Turn:
     admitted_ms: int = 0
     over: bool = False
     cut: bool = False
-
-
-class StoreAnswer(Protocol):
-    """What becomes of an access: whether the fence was refused, and the actor's count."""
-
-    def __call__(self, refused: bool, count: int) -> None:
-        """Told once."""
 
 
 @define(eq=False)

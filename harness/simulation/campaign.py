@@ -18,8 +18,6 @@ from harness.simulation.plan import Plan, draw
 from harness.simulation.rare import RARE
 from harness.simulation.world import ProcessTrace, World
 
-SLOWEST_MS = 2000
-
 
 @frozen
 class SeedResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from callboard.core.commands import CreateNamespace, Request, TakeOffice, encode_request
+from callboard.core.commands import Command, CreateNamespace, Request, TakeOffice, encode_request
 from callboard.core.versions import Policy
 from callboard.server.machine import ReplicatedMachine
 from callboard.server.replica import Replica, StartError
@@ -26,6 +26,17 @@ def test_what_a_replica_applies_is_a_line_with_its_time(tmp_path: Path) -> None:
     event = json.loads(line)
     assert event.pop("at_ns") > 0
     assert event == {"process": "replica r1", "event": "TakeOffice", "index": 1, "epoch": 1, "holder": "r1/nonce"}
+
+
+def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    machine = ReplicatedMachine(TraceFile(Path("/dev/full"), "replica r1"))
+    told = ReplicatedMachine(None)
+    commands: list[Command] = [TakeOffice("r1", "nonce"), CreateNamespace("default", Policy.BARRIER)]
+    for index, command in enumerate(commands, start=1):
+        payload = encode_request(Request(command))
+        assert machine.apply(index, payload) == told.apply(index, payload)
+    assert machine.snapshot() == told.snapshot()
+    assert [record.message for record in caplog.records] == ["trace file /dev/full ends here: No space left on device"]
 
 
 def test_a_file_ends_at_its_bound_and_says_so(tmp_path: Path) -> None:

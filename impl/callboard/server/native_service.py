@@ -86,10 +86,6 @@ class NativeService:
         )
         return placement, fronts
 
-    def session_count(self) -> int:
-        """Sessions whose streams this replica holds."""
-        return len(self._sessions)
-
     async def close(self) -> None:
         """End all sessions, so that hosts go to another replica."""
         for session in self._sessions:
