@@ -158,6 +158,11 @@ class ServerProcess:
         """Whether the process runs (or is stopped by SIGSTOP)."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that was started last; None while it runs, or if there was none."""
+        return None if self._process is None else self._process.poll()
+
     def command(self) -> list[str]:
         """The command line of the server."""
         ports = self.ports

@@ -1,8 +1,9 @@
 """A campaign: many runs, some clusters at a time, and one summary.
 
 Each run is a process of its own, so that a run that hangs or dies costs the campaign nothing else, and runs share
-neither memory nor an event loop. Ctrl-C (SIGINT, SIGTERM) asks the running ones to end; what they recorded is checked,
-and the summary is written. A second one kills them.
+neither memory nor an event loop. After each run the summary of what there is so far is written, so that a campaign that
+is killed leaves one, and can be gone on with. Ctrl-C (SIGINT, SIGTERM) asks the running ones to end; what they recorded
+is checked, and the summary is written. A second one kills them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,7 @@ from attrs import Factory, define, field, frozen
 
 from harness.faults.history import LINE_BYTES_MAX
 from harness.faults.plan import Planned
+from harness.faults.runner import INTERRUPTED, RESULTS
 from harness.processes import LEASH, REPOSITORY
 
 PATIENCE_S = 420.0
@@ -62,6 +65,8 @@ class Campaign:
     limits: Limits
     jobs: int
     progress: Progress
+    after_each: Callable[[], None] = lambda: None
+    """Called when the results of another run are there."""
     interrupted: bool = False
     live_s: float = 0.0
     runs: int = 0
@@ -112,6 +117,7 @@ class Campaign:
             self.live_s += live_s
             self._starts_failed = 0 if result["faults"] or self.interrupted else self._starts_failed + 1
             self.progress.ended(worker, result, self.live_s)
+            self.after_each()
 
     async def _one(self, worker: int, planned: Planned) -> dict[str, Any]:
         """One run in a process of its own. What it leaves is read from its directory, whatever became of it."""
@@ -169,7 +175,7 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
 def result_of(directory: Path, problem: str) -> dict[str, Any]:
     """The results.json of a run; one that says that the run failed if it left none."""
     try:
-        found: dict[str, Any] = json.loads((directory / "results.json").read_text())
+        found: dict[str, Any] = json.loads((directory / RESULTS).read_text())
     except (OSError, ValueError):
         schedule = json.loads((directory / "schedule.json").read_text())
         found = {
@@ -182,5 +188,24 @@ def result_of(directory: Path, problem: str) -> dict[str, Any]:
             "faults": [],
             "figures": {},
         }
-        (directory / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+        (directory / RESULTS).write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def kept_runs(directory: Path) -> dict[int, dict[str, Any]]:
+    """Results by number of the runs of an earlier campaign in `directory` that need not run again. What was only
+    interrupted, or left no results, is removed; an interrupted run that found something stays."""
+    kept: dict[int, dict[str, Any]] = {}
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir()):
+        number = folder.name.partition("-")[0]
+        if not number.isdigit():
+            continue
+        try:
+            result = json.loads((folder / RESULTS).read_text())
+        except (OSError, ValueError):
+            result = {"problems": [INTERRUPTED]}
+        if result["problems"] == [INTERRUPTED]:
+            shutil.rmtree(folder)
+        else:
+            kept[int(number)] = result
+    return kept

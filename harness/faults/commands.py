@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from callboard.core.durations import parse_duration_ms
-from harness.faults import controls, summary
-from harness.faults.campaign import Campaign, Limits
+from harness.faults import controls, coverage, summary
+from harness.faults.campaign import Campaign, Limits, kept_runs
 from harness.faults.exploration import draw, regression
 from harness.faults.history import HistoryError
 from harness.faults.nemeses import KINDS, ScheduleError
 from harness.faults.pages.campaign import campaign_page
-from harness.faults.plan import EACH_S, Choices, plan
+from harness.faults.plan import EACH_S, Choices, Planned, plan, within
 from harness.faults.progress import CampaignProgress, summary_table
 from harness.faults.runner import ALL_WORKLOADS, HISTORY, SCHEDULE, RunReport, RunSettings, commit, reanalyse, run
 from harness.faults.schedules import GROUPS, Schedule, load, scenarios
@@ -48,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     campaigns.add_argument("--each", default=f"{EACH_S:.0f}s", help="how long faults come and go in each drawn run")
     campaigns.add_argument("--runs", type=int, default=None, help="end after so many runs")
     campaigns.add_argument("--jobs", type=int, default=1, help="clusters at a time")
+    campaigns.add_argument("--plan", action="store_true", help="show what would run, and what would be left out")
+    campaigns.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with an interrupted campaign; all but --record is its own"
+    )
     campaigns.add_argument(
         "--record", type=Path, default=None, help="put the summary between the markers of this document"
     )
@@ -216,11 +221,42 @@ def show_findings(results: list[dict[str, Any]], console: Console) -> None:
 
 def run_campaign(options: argparse.Namespace, console: Console) -> int:
     """`campaign`."""
+    kept: dict[int, dict[str, Any]] = {}
+    if options.resume is not None:
+        options = resumed(options)
+        kept = kept_runs(options.out)
+    choices = choices_of(options)
+    next(plan(choices))  # bad choices end here, with one line
+    wanted_s = parse_duration_ms(options.time) / 1000
+    if options.plan:
+        return show_plan(options, within(choices, wanted_s, options.runs), choices, console)
+    out = (options.out or DEFAULT_OUT / time.strftime("campaign-%Y%m%d-%H%M%S")).resolve()
+    if options.resume is None and out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty")
+    about = about_of(options, choices)
+    begun = time.monotonic()
+
+    def written(ended: str) -> dict[str, Any]:
+        more = {"ended": ended, "wall_s": round(time.monotonic() - begun, 1)}
+        return write_summary(out, about | more)
+
+    with CampaignProgress(console, wanted_s, options.jobs) as progress:
+        rest = (planned for planned in plan(choices) if planned.number not in kept)
+        campaign = Campaign(out, rest, Limits(wanted_s, options.runs), options.jobs, progress)
+        campaign.after_each = lambda: progress.lacks(written("it still runs")["missing"])
+        campaign.runs = len(kept)
+        campaign.live_s = sum(float(result["figures"].get("live_s", 0.0)) for result in kept.values())
+        asyncio.run(campaign.run())
+    return finish_campaign(options, out, written(campaign.stopped_because), console)
+
+
+def choices_of(options: argparse.Namespace) -> Choices:
+    """What the options fix. Raises ValueError."""
     for name in ("jobs", "runs", "hosts"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}; at least 1")
-    choices = Choices(
+    return Choices(
         seed=options.seed if options.seed is not None else secrets.randbelow(1_000_000),
         each_s=parse_duration_ms(options.each) / 1000,
         engine=options.engine,
@@ -230,23 +266,72 @@ def run_campaign(options: argparse.Namespace, console: Console) -> int:
         workloads=tuple(options.workload or ()),
         faults=tuple(options.fault),
     )
-    next(plan(choices))  # bad choices end here, with one line
-    wanted_s = parse_duration_ms(options.time) / 1000
-    out = (options.out or DEFAULT_OUT / time.strftime("campaign-%Y%m%d-%H%M%S")).resolve()
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty")
-    begun, date = time.monotonic(), time.strftime("%Y-%m-%d")
-    with CampaignProgress(console, wanted_s, options.jobs) as progress:
-        campaign = Campaign(out, plan(choices), Limits(wanted_s, options.runs), options.jobs, progress)
-        asyncio.run(campaign.run())
-    about = {
+
+
+def about_of(options: argparse.Namespace, choices: Choices) -> dict[str, Any]:
+    """What a campaign's summary says of how it was started."""
+    return {
         "command": command_of(options, choices),
-        "date": date,
+        "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "ended": campaign.stopped_because,
-        "wall_s": round(time.monotonic() - begun, 1),
+        "everything": not choices.fixed,
+        "resumed": options.resume is not None,
     }
-    return finish_campaign(options, out, about, console)
+
+
+def resumed(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of the campaign that is to go on. Raises ValueError."""
+    directory: Path = options.resume.resolve()
+    try:
+        about = json.loads((directory / summary.CAMPAIGN).read_text())["about"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--resume {directory}: no campaign that ended a run: {error}") from None
+    if about["commit"] != commit():
+        raise ValueError(f"--resume {directory} ran commit {about['commit'][:12]}; here is {commit()[:12]}")
+    _, *arguments = shlex.split(about["command"])
+    earlier = parser().parse_args(arguments)
+    earlier.out, earlier.resume, earlier.output = directory, directory, options.output
+    earlier.record, earlier.plan = options.record, options.plan
+    return earlier
+
+
+def show_plan(options: argparse.Namespace, runs: list[Planned], choices: Choices, console: Console) -> int:
+    """`--plan`: what would run, by estimates of how long each takes."""
+    console.print(plan_table(runs))
+    live_s = sum(planned.estimated_s for planned in runs)
+    console.print(f"{len(runs)} runs, about {summary.duration(live_s)} of live cluster time", highlight=False)
+    left_out = [] if choices.fixed else coverage.unplanned(runs)
+    for line in left_out:
+        console.print(line, style="bold yellow", markup=False, highlight=False)
+    if not left_out and not choices.fixed:
+        console.print("every kind of fault, every scenario, every workload is in it")
+    shown = [planned.schedule.as_json() | {"folder": planned.folder} for planned in runs]
+    say_json(options, {"runs": shown, "live_s": live_s, "left_out": left_out})
+    return 0
+
+
+def plan_table(runs: list[Planned]) -> Table:
+    """The runs, and after them how often each kind of fault is planned."""
+    table = Table("run", "cluster", "workloads", "faults")
+    counts = Counter[str]()
+    for planned in runs:
+        settings = RunSettings.of(Path(), planned.schedule)
+        cluster = settings.cluster
+        kinds = Counter(fault.kind for fault in planned.schedule.faults)
+        counts.update(kinds)
+        table.add_row(
+            planned.folder,
+            f"{cluster.engine}, {cluster.policy.value}, {cluster.replicas}+{cluster.hosts}",
+            "all" if set(settings.workloads) == set(ALL_WORKLOADS) else ", ".join(settings.workloads),
+            _counted(kinds),
+        )
+    table.add_section()
+    table.add_row("together", "", "", _counted(counts))
+    return table
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count}" if count > 1 else kind for kind, count in sorted(kinds.items()))
 
 
 def command_of(options: argparse.Namespace, choices: Choices) -> str:
@@ -270,13 +355,17 @@ def command_of(options: argparse.Namespace, choices: Choices) -> str:
     return shlex.join(parts)
 
 
-def finish_campaign(options: argparse.Namespace, out: Path, about: dict[str, Any], console: Console) -> int:
-    """Write the summary of the runs in a directory, and show it; returns the exit code."""
-    runs = summary.load_runs(out)
-    summed = summary.summarise(runs, about)
+def write_summary(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the summary of the runs in a directory, and return it."""
+    summed = summary.summarise(summary.load_runs(out), about)
     (out / summary.CAMPAIGN).write_text(json.dumps(summed, indent=2) + "\n")
     (out / summary.MARKDOWN).write_text(summary.markdown(summed))
-    (out / summary.PAGE).write_text(campaign_page(summed, runs))
+    return summed
+
+
+def finish_campaign(options: argparse.Namespace, out: Path, summed: dict[str, Any], console: Console) -> int:
+    """Write the page of a campaign whose summary is written, and show it; returns the exit code."""
+    (out / summary.PAGE).write_text(campaign_page(summed, summary.load_runs(out)))
     if options.record is not None:
         summary.record(summed, options.record)
     console.print(summary_table(summed))
@@ -324,7 +413,8 @@ def report_again(options: argparse.Namespace, console: Console) -> int:
     for path in options.directories:
         kept = path / summary.CAMPAIGN
         if kept.exists():
-            code |= finish_campaign(options, path, json.loads(kept.read_text())["about"], console)
+            summed = write_summary(path, json.loads(kept.read_text())["about"])
+            code |= finish_campaign(options, path, summed, console)
     return code
 
 

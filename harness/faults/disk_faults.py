@@ -56,6 +56,12 @@ class OnDisk(OnProcesses):
         world.note_process(replica.name, "killed")
         return replica
 
+    async def _over(self, world: World) -> None:
+        """Kill it, if it has not ended by itself because of the fault; from now on that is not expected any more."""
+        replica = world.cluster.replicas[self.names[0]]
+        await replica.kill()
+        replica.may_end = False
+
     def _journal(self, world: World) -> Path:
         return world.cluster.replicas[self.names[0]].process.data_dir / JOURNAL
 
@@ -116,6 +122,7 @@ class CorruptByte(OnDisk):
         damaged = bytearray(self._kept)
         damaged[at] ^= 0x10
         journal.write_bytes(damaged)
+        replica.may_end = True
         replica.start()
 
     async def bit(self, world: World) -> str:
@@ -128,7 +135,7 @@ class CorruptByte(OnDisk):
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
         if self._kept:
-            await world.cluster.replicas[self.names[0]].kill()
+            await self._over(world)
             self._journal(world).write_bytes(self._kept)
         await self.start_again(world)
 
@@ -144,6 +151,7 @@ class WipedDisk(OnDisk):
         """See `Nemesis`."""
         replica = await self._killed(world)
         self._kept = world.cluster.remove_data(replica.name)
+        replica.may_end = True
         replica.start()
         world.note_process(replica.name, "started")
 
@@ -156,7 +164,7 @@ class WipedDisk(OnDisk):
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
         if self._kept is not None:
-            await world.cluster.replicas[self.names[0]].kill()
+            await self._over(world)
             world.cluster.restore_data(self.names[0], self._kept)
             self._kept = None
         await self.start_again(world)
@@ -198,6 +206,7 @@ class TailLoss(OnDisk):
                 await wait_until(something_to_lose, deadline_s=UNSYNCED_DEADLINE_S, what="bytes that are not synced")
         finally:
             for name in self.names:
+                cluster.replicas[name].condemn()
                 os.kill(cluster.replicas[name].pid, signal.SIGKILL)
                 world.note_process(name, "killed")
             await asyncio.gather(*(cluster.replicas[name].kill() for name in self.names))
@@ -236,6 +245,7 @@ class FullDisk(OnDisk):
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
+        world.cluster.replicas[self.names[0]].may_end = True
         process = world.cluster.replicas[self.names[0]].process
         # The limit is for every file: its log begins anew meanwhile.
         self._log = process.log_path.read_bytes()
@@ -251,7 +261,6 @@ class FullDisk(OnDisk):
         except ProcessError:
             self.problem = "nobody wrote enough to fill the disk"
             return ""
-        world.note_process(self.names[0], "exited")
         said = next((line for line in process.log_path.read_text().splitlines() if "the disk failed" in line), "")
         self.problem = "" if code and said else f"exit code {code}; {process.log_tail()}"
         return f"it stopped with exit code {code}: the disk failed" if code and said else ""
@@ -259,7 +268,7 @@ class FullDisk(OnDisk):
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
         replica = world.cluster.replicas[self.names[0]]
-        await replica.kill()
+        await self._over(world)
         path = replica.process.log_path
         path.write_bytes(self._log + path.read_bytes())
         await self.start_again(world)
@@ -286,9 +295,11 @@ class ReplacedDisk(OnDisk):
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         cluster, lost, survivors = world.cluster, self.names[0], self.names[1:]
-        await self._killed(world)
+        replica = await self._killed(world)
         cluster.remove_data(lost)
+        replica.may_end = True
         await self._refused(world, lost)
+        replica.may_end = False
         for name in survivors:
             world.note_process(name, "leaving")
             await cluster.replicas[name].terminate()

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from harness.faults.checkers.activations import Turn, turns_of
-from harness.faults.history import Fault, History, Operation, Outcome
+from harness.faults.history import Fault, History, Operation, Outcome, Phase
 
 MS = 1_000_000
 TRACED = ("turn", "table", "granted", "ended")
@@ -28,6 +28,7 @@ def figures_of(history: History) -> dict[str, Any]:
         "live_s": round(live_s(history), 1),
         "operations": operations_by_phase(history),
         "notes": dict(sorted(Counter(note.kind for note in history.notes).items())),
+        "sidecar_orders": orders_by_phase(history),
         "stale_refused": sum(not note.fields["accepted"] for note in history.notes_of("store")),
         "moves": len(moves),
         "moves_exposed": sum(move.exposed for move in moves),
@@ -52,6 +53,16 @@ def operations_by_phase(history: History) -> dict[str, dict[str, dict[str, int]]
         outcomes = phases.setdefault(operation.phase.value, {})
         outcomes[operation.outcome.value] = outcomes.get(operation.outcome.value, 0) + 1
     return {name: found[name] for name in sorted(found)}
+
+
+def orders_by_phase(history: History) -> dict[str, int]:
+    """How many orders reached simulated sidecars in each phase."""
+    begun = [(note.at_ns, note.fields["phase"]) for note in history.notes_of("phase")]
+    found = Counter[str]()
+    for note in history.notes_of("order"):
+        entered = [phase for at_ns, phase in begun if at_ns <= note.at_ns]
+        found.update(entered[-1:])
+    return {phase.value: found[phase.value] for phase in Phase}
 
 
 def span_ns(history: History) -> tuple[int, int]:

@@ -11,20 +11,35 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from attrs import frozen
+
 from harness.etcd import EtcdCluster
 from harness.processes import HOST, LEASH, REPOSITORY, ProcessError, ServerProcess, wait_until
 
 EXIT_DEADLINE_S = 40.0
 
 
+@frozen
+class Ended:
+    """A process that ended without having been told to. `expected`: a fault was there to make it end."""
+
+    code: int
+    expected: bool
+
+
 class Managed:
     """Signals to one process, alike for replicas and hosts."""
 
     name: str
+    may_end: bool = False
+    """A fault is active that makes it end by itself."""
+    wanted: bool = False
+    """Started, and neither killed nor told to end since."""
     generation: int = 0
     """How often it was started."""
     leaving: bool = False
     """Told to end, and not started since: it may still run for a moment."""
+    _unasked: tuple[Ended, ...] = ()
 
     @property
     def pid(self) -> int:
@@ -36,9 +51,38 @@ class Managed:
         """Whether the process runs (or is stopped by SIGSTOP)."""
         raise NotImplementedError
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that was started last; None while it runs."""
+        raise NotImplementedError
+
     def start(self) -> None:
         """Start it; returns before it is ready."""
         raise NotImplementedError
+
+    def _starts(self) -> None:
+        """What every start writes down."""
+        self.look()
+        self.generation += 1
+        self.wanted, self.leaving = True, False
+
+    def condemn(self, *, leaving: bool = False) -> None:
+        """Its end is wanted from now on: by a signal that comes next. `leaving`: it may still run for a moment."""
+        self.look()
+        self.wanted, self.leaving = False, leaving or self.leaving
+
+    def look(self) -> None:
+        """See whether it has ended without having been told to. Called before everything that would hide it."""
+        code = self.exit_code
+        if self.wanted and code is not None:
+            self.wanted = False
+            self._unasked = (*self._unasked, Ended(code, self.may_end))
+
+    def take_unasked(self) -> tuple[Ended, ...]:
+        """Ends that nobody asked for, each told once."""
+        self.look()
+        found, self._unasked = self._unasked, ()
+        return found
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Idempotent."""
@@ -96,19 +140,24 @@ class Replica(Managed):
         """See `Managed`."""
         return self.process.alive
 
+    @property
+    def exit_code(self) -> int | None:
+        """See `Managed`."""
+        return self.process.exit_code
+
     def start(self) -> None:
         """See `Managed`."""
-        self.generation += 1
-        self.leaving = False
+        self._starts()
         self.process.start()
 
     async def kill(self) -> None:
         """See `Managed`."""
+        self.condemn()
         await self.process.kill()
 
     async def terminate(self) -> None:
         """SIGTERM, and wait for its end."""
-        self.leaving = True
+        self.condemn(leaving=True)
         await self.process.stop(deadline_s=EXIT_DEADLINE_S)
 
     async def wait_exit(self) -> int:
@@ -148,10 +197,14 @@ class HostUnderTest(Managed):
         """See `Managed`."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """See `Managed`."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """See `Managed`."""
-        self.generation += 1
-        self.leaving = False
+        self._starts()
         environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8"}
         arguments = [f"--{name}={value}" for name, value in self._arguments.items()]
         with self.log_path.open("ab") as log:
@@ -168,13 +221,14 @@ class HostUnderTest(Managed):
 
     async def kill(self) -> None:
         """See `Managed`."""
+        self.condemn()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             await self.wait_exit()
 
     async def terminate(self) -> None:
         """SIGTERM, and wait until it has left."""
-        self.leaving = True
+        self.condemn(leaving=True)
         os.kill(self.pid, signal.SIGTERM)
         await self.wait_exit()
 
@@ -205,6 +259,7 @@ class EtcdMemberUnderTest(Managed):
         self.port = cluster.members[number].client_port
         self._cluster = cluster
         self._number = number
+        self.wanted = True  # the cluster has started it
 
     @property
     def pid(self) -> int:
@@ -220,13 +275,20 @@ class EtcdMemberUnderTest(Managed):
         process = self._cluster.members[self._number].process
         return process is not None and process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """See `Managed`."""
+        process = self._cluster.members[self._number].process
+        return None if process is None else process.poll()
+
     def start(self) -> None:
         """See `Managed`."""
-        self.generation += 1
+        self._starts()
         self._cluster.start(self._number)
 
     async def kill(self) -> None:
         """See `Managed`."""
+        self.condemn()
         if self.alive:
             await asyncio.to_thread(self._cluster.kill, self._number)
 

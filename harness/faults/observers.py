@@ -31,6 +31,7 @@ AGAIN_S = 0.3
 POLL_S = 0.5
 STALL_PERIOD_S = 0.05
 STALL_MS = 150
+ENDS_PERIOD_S = 0.2
 POLL_TIMEOUT_S = 1.5
 LOG_LINES_MAX = 50
 BAD_LINE = re.compile(r"\[(error|critical|exception)|" + LEAKS.pattern, re.IGNORECASE)
@@ -66,6 +67,7 @@ class Observers:
     def start(self, namespaces: list[str]) -> None:
         """Observe until `stop`."""
         self._begin(self._stalls())
+        self._begin(self._ends())
         for replica in self.cluster.replicas.values():
             self._begin(self._poll(replica))
             for namespace in namespaces:
@@ -96,6 +98,12 @@ class Observers:
             late_ms = round((time.monotonic() - asleep - STALL_PERIOD_S) * 1000)
             if late_ms >= STALL_MS:
                 self.recorder.note("stall", late_ms=late_ms)
+
+    async def _ends(self) -> None:
+        """Write down which processes ended without having been told to."""
+        while True:
+            note_ends(self.cluster, self.recorder)
+            await asyncio.sleep(ENDS_PERIOD_S)
 
     def _committed(self, namespace: str, replica: str) -> Any:
         def note(_connection: int, table: host_pb2.TableDelta) -> None:
@@ -188,8 +196,17 @@ class RecordingChecks(WireChecks):
 # -- after the run ---------------------------------------------------------------------------------------
 
 
+def note_ends(cluster: FaultCluster, recorder: Recorder) -> None:
+    """Write down ends that nobody asked for and that were not told yet."""
+    for process in cluster.processes():
+        for ended in process.take_unasked():
+            recorder.note("process", name=process.name, what="exited", code=ended.code, expected=ended.expected)
+
+
 def collect(cluster: FaultCluster, recorder: Recorder) -> None:
     """Append what host processes and the store wrote themselves, in the order of time."""
+    note_ends(cluster, recorder)
+    recorder.note("watched", processes=[process.name for process in cluster.processes() if process.generation])
     lines = [line for host in cluster.hosts.values() for line in trace_lines(host.trace_path)]
     for line in sorted(lines, key=lambda line: int(line["at_ns"])):
         recorder.note(str(line.pop("kind")), **line)

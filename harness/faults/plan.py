@@ -1,16 +1,23 @@
-"""What a campaign runs: stored scenarios and drawn schedules by turns, over engines, policies, sizes and faults."""
+"""What a campaign runs: stored scenarios and drawn schedules by turns, over engines, policies, sizes and faults.
+
+The same choices give the same runs. No scenario comes a second time before each has come once, and every second drawn
+schedule is made of the kinds of faults that were planned least so far, so that none is left out for long.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import evolve, frozen
 
-from harness.faults.exploration import draw
-from harness.faults.runner import ALL_WORKLOADS
-from harness.faults.schedules import GROUPS, Schedule, load, scenarios
+from harness.faults.exploration import AMONG_REPLICAS, draw
+from harness.faults.nemeses import KINDS
+from harness.faults.runner import AFTER_S, ALL_WORKLOADS, BEFORE_S
+from harness.faults.schedules import GROUPS, LANES, Schedule, lane_of, load, scenarios
 
 EACH_S = 40.0
 FIRST_SEED = 1
@@ -20,7 +27,12 @@ SIZES = ((3, 3), (5, 4), (3, 4), (1, 3), (3, 3))
 """Replicas and hosts. The lengths of these cycles have no common divisor, so that all combinations come."""
 ENGINE_OF = {"etcd": "etcd", "disk": "pysyncobj"}
 """Groups of faults that one engine only can have."""
-DRAWN_PER_SCENARIO = 2
+SCENARIOS_ONLY = frozenset({"upgrade", "partition_named"})
+"""Kinds that need more than a draw: a cluster of an earlier feature level, names of ends."""
+SETTLE_S = 6.0
+"""About what a run needs until everything works again, for estimates."""
+KINDS_PER_LANE = 2
+"""So many of the least planned kinds of each other lane are drawn beside the very least planned one."""
 
 
 @frozen
@@ -54,31 +66,91 @@ class Planned:
         """Where it leaves what it recorded, below the campaign's directory."""
         return f"{self.number:03d}-{self.schedule.name}"
 
+    @property
+    def estimated_s(self) -> float:
+        """About how long its cluster is live."""
+        return BEFORE_S + self.schedule.duration_s + SETTLE_S + AFTER_S
+
 
 def plan(choices: Choices) -> Iterator[Planned]:
     """Runs without end, the same for the same choices. Raises ScheduleError."""
-    drawn = _drawn(choices)
-    stored: Iterator[Schedule] = iter(()) if choices.fixed else itertools.cycle(map(load, scenarios().values()))
+    counts: Counter[str] = Counter()
+    drawn, stored = _drawn(choices, counts), _stored(choices)
     for number in itertools.count(1):
-        if (number - 1) % (DRAWN_PER_SCENARIO + 1) == 0:
-            scenario = next(stored, None)
-            if scenario is not None:
-                yield Planned(number, scenario)
-                continue
-        yield Planned(number, next(drawn))
+        scenario = next(stored, None) if number % 2 else None
+        schedule = scenario or next(drawn)
+        counts.update(fault.kind for fault in schedule.faults)
+        yield Planned(number, schedule)
 
 
-def _drawn(choices: Choices) -> Iterator[Schedule]:
-    focuses = [name for name in ("", *GROUPS) if choices.engine in {None, ENGINE_OF.get(name, choices.engine)}]
+def within(choices: Choices, live_s: float, runs: int | None = None) -> list[Planned]:
+    """What a campaign of so much live cluster time will run, by estimates. Raises ScheduleError."""
+    found: list[Planned] = []
+    used_s = 0.0
+    for planned in plan(choices):
+        if used_s >= live_s or (runs is not None and len(found) >= runs):
+            break
+        found.append(planned)
+        used_s += planned.estimated_s
+    return found
+
+
+def _stored(choices: Choices) -> Iterator[Schedule]:
+    """Scenarios in a drawn order, over and over. None if the cluster was chosen: they bring their own."""
+    if choices.fixed:
+        return iter(())
+    paths = list(scenarios().values())
+    random.Random(f"scenarios/{choices.seed}").shuffle(paths)
+    return itertools.cycle(map(load, paths))
+
+
+def _drawn(choices: Choices, counts: Mapping[str, int]) -> Iterator[Schedule]:
     for step, seed in enumerate(itertools.count(choices.seed)):
-        # Every second run draws from all faults, the others from one group each.
-        focus = focuses[(step // 2) % len(focuses)] if step % 2 else ""
-        allowed = choices.faults or ((focus,) if focus else ())
         settings = settings_of(choices, step)
-        if focus in ENGINE_OF and not choices.faults:
-            settings |= {"engine": ENGINE_OF[focus], "replicas": choices.replicas or 3}
-        schedule = draw(seed, choices.each_s, allowed=allowed, settings=settings)
-        yield evolve(schedule, name=f"seed-{seed}" + (f"-{focus}" if focus and not choices.faults else ""))
+        rare: tuple[str, ...] = ()
+        # Every second run draws from everything, the others from what came least.
+        if step % 2 and not choices.faults:
+            rare = rarest(counts, choices, settings)
+            settings |= _needed_by(rare[0], choices)
+        schedule = draw(seed, choices.each_s, allowed=choices.faults or rare, settings=settings)
+        yield evolve(schedule, name=f"seed-{seed}" + (f"-{rare[0]}" if rare else ""))
+
+
+def rarest(counts: Mapping[str, int], choices: Choices, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kind that was planned least, and the least planned ones of all lanes beside it, for a cluster that can have
+    the first one."""
+    order = sorted(KINDS.keys() - SCENARIOS_ONLY, key=lambda kind: (counts.get(kind, 0), kind))
+    first = next(kind for kind in order if _choosable(kind, choices))
+    cluster = {**settings, **_needed_by(first, choices)}
+    found = [first]
+    for lane in LANES:
+        if lane != lane_of(first):  # it has its lane for itself, so that it is surely drawn
+            found += [kind for kind in order if lane_of(kind) == lane and _fits(kind, cluster)][:KINDS_PER_LANE]
+    return tuple(found)
+
+
+def _choosable(kind: str, choices: Choices) -> bool:
+    engine = engine_of(kind)
+    needs_others = kind in AMONG_REPLICAS and choices.replicas == 1
+    return choices.engine in {None, engine or choices.engine} and not needs_others
+
+
+def _fits(kind: str, cluster: Mapping[str, Any]) -> bool:
+    return engine_of(kind) in {None, cluster["engine"]}
+
+
+def engine_of(kind: str) -> str | None:
+    """The only engine whose clusters can have this kind; None for any."""
+    return next((engine for group, engine in ENGINE_OF.items() if kind in GROUPS[group]), None)
+
+
+def _needed_by(kind: str, choices: Choices) -> dict[str, Any]:
+    """Settings without which a kind cannot happen."""
+    needed: dict[str, Any] = {}
+    if kind in AMONG_REPLICAS or engine_of(kind):
+        needed["replicas"] = choices.replicas or 3
+    engine = engine_of(kind)
+    return needed | ({"engine": engine} if engine else {})
 
 
 def settings_of(choices: Choices, step: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 from attrs import Factory, define
 
@@ -14,6 +15,16 @@ from harness.processes import ProcessError, wait_until
 
 CRASH_PAUSE_S = 1.2
 GATHER_S = 0.25
+GATHER_DEADLINE_S = 1.5
+
+
+def passed_since(trace: Path, offset: int) -> int:
+    """How many accesses have passed a host's gate, by its trace behind `offset`."""
+    if not trace.exists():
+        return 0
+    with trace.open("rb") as file:
+        file.seek(offset)
+        return file.read().count(b'{"kind":"passed"')
 
 
 async def pick(spec: FaultSpec, world: World) -> list[str]:
@@ -78,6 +89,8 @@ class Kill(OnProcesses):
 class Pause(OnProcesses):
     """SIGSTOP; SIGCONT at the end."""
 
+    _at_store: dict[str, int] = Factory(dict)
+
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         for name in self.names:
@@ -89,19 +102,31 @@ class Pause(OnProcesses):
 
     async def _suspend_host(self, world: World, name: str) -> None:
         """Frozen while it does not hold the store's lock. The lock is taken in a thread of its own, with patience."""
-        lock = world.cluster.store_locked()
+        lock, trace = world.cluster.store_locked(), world.cluster.hosts[name].trace_path
         await asyncio.to_thread(lock.__enter__)
         try:
-            # Turns gather at the store's door: those that are frozen there act late, under an old fence.
+            # Turns gather at the store's door, past the gate: those that are frozen there act late, under an old fence.
+            known = trace.stat().st_size if trace.exists() else 0
+
+            async def gathered() -> bool:
+                self._at_store[name] = passed_since(trace, known)
+                return self._at_store[name] > 0
+
+            with suppress(TimeoutError):  # a host without busy actors is frozen all the same
+                await wait_until(gathered, deadline_s=GATHER_DEADLINE_S, what="an access to the store")
             await asyncio.sleep(GATHER_S)
             await world.process(name).suspend()
+            self._at_store[name] = passed_since(trace, known)
         finally:
             await asyncio.to_thread(lock.__exit__, None, None, None)
 
     async def bit(self, world: World) -> str:
         """See `Nemesis`."""
         stopped = [name for name in self.names if world.process(name).kernel_state() == "T"]
-        return f"{len(stopped)} processes in state T" if stopped == self.names else ""
+        if stopped != self.names:
+            return ""
+        waiting = f", with {sum(self._at_store.values())} accesses at the store's door" if self._at_store else ""
+        return f"{len(stopped)} processes in state T{waiting}"
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
@@ -223,8 +248,8 @@ class KillWhileLeaving(OnProcesses):
         """See `Nemesis`."""
         for name in self.names:
             host = world.cluster.hosts[name]
+            host.condemn(leaving=True)
             os.kill(host.pid, signal.SIGTERM)
-            host.leaving = True
             world.note_process(name, "leaving")
             await asyncio.sleep(world.random.randint(20, number(self.spec, "longest_ms", 600)) / 1000)
             await host.kill()
@@ -268,6 +293,7 @@ class Storm:
                 world.note_process(host.name, "killed")
             else:
                 with suppress(ProcessError):
+                    host.condemn(leaving=True)
                     os.kill(host.pid, signal.SIGTERM)
                     world.note_process(host.name, "leaving")
             self._steps += 1

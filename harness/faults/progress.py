@@ -24,6 +24,7 @@ class CampaignProgress:
     jobs: int
     _bars: Progress = field(init=False)
     _whole: TaskID = field(init=False)
+    _lacking: TaskID = field(init=False)
     _workers: list[TaskID] = field(init=False)
     _planned: dict[int, Planned] = field(init=False, factory=dict)
     _ended: int = 0
@@ -40,6 +41,7 @@ class CampaignProgress:
         )
         self._bars.start()
         self._whole = self._bars.add_task("live cluster time", total=self.wanted_s, note="")
+        self._lacking = self._bars.add_task("still missing", total=None, note="", visible=False)
         self._workers = [
             self._bars.add_task(f"cluster {number + 1}", total=None, note="") for number in range(self.jobs)
         ]
@@ -75,12 +77,18 @@ class CampaignProgress:
         note = f"{duration(live_s)} of {duration(self.wanted_s)}; {self._ended} runs, {self._failed} failed"
         self._bars.update(self._whole, completed=min(live_s, self.wanted_s), note=note)
 
+    def lacks(self, missing: list[str]) -> None:
+        """What the campaign has not shown so far."""
+        self._bars.update(self._lacking, visible=bool(missing), note="; ".join(missing)[:LINE_MAX])
+
 
 def summary_table(summary: Figures) -> Table:
     """The end of a campaign in one table."""
     table = Table("figure", "", title="Campaign", title_justify="left", show_header=False)
     for name, value in headline(summary):
         table.add_row(name, value)
+    for line in summary["missing"]:
+        table.add_row("[bold yellow]missing[/]", line)
     for failure in summary["failed"]:
         table.add_row(f"[bold red]failed[/] {failure['folder']}", "; ".join(failure["problems"])[:400])
     table.caption = f"each run's figures are in {RESULTS} in its folder"

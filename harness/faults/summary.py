@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.faults.coverage import missing
 from harness.faults.figures import spread
 from harness.faults.runner import ALL_WORKLOADS
 
@@ -38,7 +39,7 @@ def summarise(runs: Sequence[Figures], about: Mapping[str, Any]) -> Figures:
     controls = [run for run in runs if run["schedule"]["expect"]]
     exclusive = [run for run in tests if policy_of(run) == "exclusive"]
     exposed = _sum(exclusive, "moves_exposed")
-    return {
+    summed = {
         "about": dict(about),
         "runs": len(runs),
         "passed": sum(run["passed"] for run in runs),
@@ -57,6 +58,8 @@ def summarise(runs: Sequence[Figures], about: Mapping[str, Any]) -> Figures:
         "moves": _sum(tests, "moves"),
         "leader_changes": sum(max(0, run["figures"].get("leader_epochs", 1) - 1) for run in runs),
         "stale_refused": _sum(tests, "stale_refused"),
+        "runs_with_refusals": sum(run["figures"].get("stale_refused", 0) > 0 for run in tests),
+        "sidecar_orders": _orders(runs),
         "exclusive": {
             "moves": _sum(exclusive, "moves"),
             "exposed": exposed,
@@ -69,6 +72,7 @@ def summarise(runs: Sequence[Figures], about: Mapping[str, Any]) -> Figures:
         "out_of_service_ms": _out_of_service(tests),
         "stalls_ms": spread([late for run in runs for late in run["figures"].get("stalls_ms", ())]),
     }
+    return summed | {"missing": missing(summed) if about.get("everything") else []}
 
 
 def policy_of(run: Figures) -> str:
@@ -88,6 +92,13 @@ def again(run: Figures) -> str:
 
 def _failure(run: Figures) -> Figures:
     return {"folder": run["folder"], "problems": run["problems"], "again": again(run)}
+
+
+def _orders(runs: Iterable[Figures]) -> dict[str, int]:
+    found = Counter[str]()
+    for run in runs:
+        found.update(run["figures"].get("sidecar_orders", {}))
+    return {phase: found[phase] for phase in PHASES}
 
 
 def _sum(runs: Iterable[Figures], name: str) -> int:
@@ -188,6 +199,8 @@ def headline(summary: Figures) -> list[tuple[str, str]]:
         ("runs", f"{summary['runs']}: {summary['passed']} passed, {len(summary['failed'])} failed"),
         ("controls", f"{summary['controls']['caught']} of {summary['controls']['runs']} caught"),
         ("seeds", seeds_text(summary["seeds"])),
+        ("scenarios", str(len(summary["scenarios"]))),
+        ("workloads", ", ".join(f"{name} in {count} runs" for name, count in summary["workloads"].items())),
         ("faults", f"{injected} of {len(summary['faults'])} kinds; {bitten} seen to bite"),
         *(
             (f"operations {phase}", ", ".join(f"{totals[phase][one]} {one}" for one in OUTCOMES))
@@ -198,7 +211,10 @@ def headline(summary: Figures) -> list[tuple[str, str]]:
         ("verdicts that are unknown", str(summary["unknown_verdicts"])),
         ("moves of actors", str(summary["moves"])),
         ("leader changes", str(summary["leader_changes"])),
-        ("stale writes refused by the store", str(summary["stale_refused"])),
+        (
+            "stale writes refused by the store",
+            f"{summary['stale_refused']}, in {summary['runs_with_refusals']} runs",
+        ),
         (
             "duplicate activations (exclusive)",
             f"{exclusive['duplicates']} in {exclusive['exposed']} moves whose earlier owner was still there{bound}",
@@ -259,6 +275,8 @@ def markdown(summary: Figures) -> str:
     ]
     for head, rows in tables:
         lines += [*_table(head, rows), ""]
+    if summary["missing"]:
+        lines += ["What this campaign did not show:", "", *(f"- {line}" for line in summary["missing"]), ""]
     if summary["failed"]:
         lines += ["Runs that failed:", ""]
         lines += [f"- {failure['folder']}: {'; '.join(failure['problems'])[:400]}" for failure in summary["failed"]]

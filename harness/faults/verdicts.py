@@ -37,6 +37,7 @@ def judge(history: History) -> list[CheckResult]:
 def _of_all(history: History) -> Iterator[CheckResult]:
     yield replicas.check_replicas(history)
     yield replicas.check_logs(history)
+    yield replicas.check_processes(history)
     if _workloads(history) & {"members", "lookups"}:
         yield replicas.check_positions(history)
     if "lookups" in _workloads(history):

@@ -320,7 +320,7 @@ async def leaked_tasks() -> set[asyncio.Task[Any]]:
 
 async def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM, then leave in order."""
-    store = TracedStore(Path(options.store))
+    store = TracedStore(Path(options.store), busy_timeout_ms=int(LOCK_S * 1000))
     host = TracedHost(
         listen=options.listen,
         cluster=options.cluster,

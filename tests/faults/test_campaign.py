@@ -8,19 +8,26 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from harness.faults.campaign import kept_runs
 from harness.faults.commands import main
+from harness.faults.coverage import CHECKERS, missing, unplanned
 from harness.faults.figures import figures_of, moves_of, out_of_service, spread
+from harness.faults.gates import FUNCTIONS
 from harness.faults.history import Outcome, Phase, Recorder, read_history
-from harness.faults.plan import Choices, Planned, plan
-from harness.faults.schedules import GROUPS, scenarios
+from harness.faults.nemeses import KINDS
+from harness.faults.plan import Choices, Planned, _drawn, plan, rarest, within
+from harness.faults.schedules import scenarios
 from harness.faults.summary import BEGIN, END, markdown, record, seeds_text, summarise
+from harness.faults.verdicts import judge
 from harness.processes import REPOSITORY, wait_until
+from tests.faults.test_checkers_of_replicas import history_of_nothing
 
 MS = 1_000_000
 ABOUT = {"command": "callboard-faults campaign", "date": "2026-01-01", "commit": "", "ended": "2 runs"}
@@ -30,23 +37,43 @@ def planned(choices: Choices, count: int) -> list[Planned]:
     return list(itertools.islice(plan(choices), count))
 
 
-def test_a_plan_goes_through_everything_and_is_the_same_again() -> None:
-    runs = planned(Choices(seed=5, each_s=10.0), 90)
-    assert runs == planned(Choices(seed=5, each_s=10.0), 90)
-    names = {run.schedule.name for run in runs}
-    assert set(scenarios()) <= names
+def test_a_plan_goes_through_everything_before_it_repeats_and_is_the_same_again() -> None:
+    runs = planned(Choices(seed=5, each_s=10.0), 2 * len(scenarios()))
+    assert runs == planned(Choices(seed=5, each_s=10.0), len(runs))
+    stored = [run.schedule.name for run in runs if run.schedule.about]
+    assert sorted(stored) == sorted(scenarios())
+    assert stored != [run.schedule.name for run in planned(Choices(seed=6, each_s=10.0), len(runs)) if run.number % 2]
     drawn = [run.schedule for run in runs if not run.schedule.about]
     assert len({schedule.seed for schedule in drawn}) == len(drawn)
-    for group in GROUPS:
-        focused = [schedule for schedule in drawn if schedule.name.endswith(f"-{group}")]
-        assert focused
-        assert {fault.kind for schedule in focused for fault in schedule.faults} <= set(GROUPS[group])
     for name, values in (
         ("engine", {"pysyncobj", "etcd"}),
         ("policy", {"exclusive", "eventual"}),
         ("replicas", {1, 3, 5}),
     ):
         assert {schedule.settings[name] for schedule in drawn} == values
+
+
+@pytest.mark.parametrize("seed", [1, 1000])
+def test_a_campaign_of_two_hours_leaves_nothing_out(seed: int) -> None:
+    runs = within(Choices(seed=seed), live_s=7200)
+    assert unplanned(runs) == []
+    kinds = Counter(fault.kind for run in runs for fault in run.schedule.faults)
+    assert all(count >= 2 for count in kinds.values()), kinds
+    few = within(Choices(seed=seed), live_s=7200, runs=3)
+    assert few == runs[:3]
+    assert [line.partition(":")[0] for line in unplanned(few)] == [
+        "kinds of faults that are not planned",
+        "scenarios that are not planned",
+    ]
+
+
+def test_what_came_least_is_planned_next_in_a_cluster_that_can_have_it() -> None:
+    counts = dict.fromkeys(KINDS, 7) | {"etcd_pause": 0, "wiped_disk": 1}
+    choices = Choices()
+    for schedule in itertools.islice(_drawn(choices, counts), 1, 8, 2):
+        assert schedule.settings["engine"] == "etcd"
+        assert "etcd_pause" in {fault.kind for fault in schedule.faults}
+    assert rarest(counts, Choices(engine="pysyncobj"), {"engine": "pysyncobj"})[0] == "wiped_disk"
 
 
 def test_what_was_asked_for_is_in_all_runs() -> None:
@@ -67,6 +94,7 @@ def test_what_was_asked_for_is_in_all_runs() -> None:
         (["--fault", "earthquake"], "'earthquake' is none of"),
         (["--fault", "etcd", "--engine", "pysyncobj"], "faults etcd cannot happen"),
         (["--out", str(Path(__file__).parent)], "is not empty"),
+        (["--resume", str(Path(__file__).parent)], "no campaign that ended a run"),
     ],
 )
 def test_bad_options_end_with_one_line(
@@ -170,6 +198,55 @@ def test_sums_of_a_campaign() -> None:
     text = markdown(summary)
     assert "| lost acknowledged changes | 1 of 30 |" in text
     assert "- 3: it broke" in text
+
+
+def test_a_campaign_says_what_it_has_not_shown() -> None:
+    summary = summarise([result("1", faults={"kill": {"injected": 2, "bitten": 1}})], ABOUT)
+    assert summary["missing"] == [], "faults or clusters were chosen"
+    lines = {line.partition(":")[0]: line for line in missing(summary)}
+    never = lines["kinds of faults that never bit"].partition(": ")[2].split(", ")
+    assert "kill" not in never
+    assert len(never) == len(KINDS) - 1
+    assert "single_activation" not in lines["checkers without a valid verdict"]
+    assert "add counter during" in lines["operations that never succeeded"]
+    assert "the store refused no stale write" in lines
+    text = markdown(summarise([result("1")], ABOUT | {"everything": True}))
+    assert "What this campaign did not show:" in text
+    assert "- no leader changed" in text
+
+
+def test_a_campaign_that_went_through_everything_lacks_nothing() -> None:
+    everything = result("1", moves=1, leader_epochs=2, stale_refused=1)
+    everything["results"] = [{"checker": name, "verdict": "valid", "figures": {}} for name in CHECKERS]
+    everything["figures"]["faults"] = {kind: {"injected": 1, "bitten": 1} for kind in KINDS}
+    everything["figures"]["sidecar_orders"] = {phase.value: 1 for phase in Phase}
+    functions = [each for of_workload in FUNCTIONS.values() for each in of_workload]
+    everything["figures"]["operations"] = {
+        f"{name} {prefix.rstrip('/')}": {phase.value: {"ok": 1} for phase in Phase} for name, prefix in functions
+    }
+    other = result("2", policy="eventual")
+    other["schedule"]["settings"]["engine"] = "etcd"
+    summary = summarise([everything, other], ABOUT) | {"scenarios": list(scenarios())}
+    assert missing(summary) == []
+    for name in ("moves", "leader_changes", "stale_refused"):
+        assert len(missing(summary | {name: 0})) == 1
+
+
+def test_all_checkers_are_known_to_the_coverage() -> None:
+    found = {check.checker for policy in ("exclusive", "eventual") for check in judge(history_of_nothing(policy))}
+    assert found - set(CHECKERS) == set()
+    of_namespaces = {f"{what}_{name}" for what in ("tables", "convergence") for name in ("actors", "register")}
+    assert set(CHECKERS) - found == of_namespaces
+
+
+def test_an_interrupted_campaign_keeps_what_need_not_run_again(tmp_path: Path) -> None:
+    for folder, problems in (("001-a", []), ("002-b", ["the run was interrupted"]), ("004-c", ["it broke"])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "results.json").write_text(json.dumps({"problems": problems, "figures": {}}))
+    (tmp_path / "003-d").mkdir()
+    (tmp_path / "other").mkdir()
+    assert sorted(kept_runs(tmp_path)) == [1, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["001-a", "004-c", "other"]
 
 
 def test_seeds_are_shown_as_ranges() -> None:

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness.faults.checkers.replicas import check_logs, check_positions, check_replicas, check_wire
+from harness.faults.checkers.replicas import (
+    check_logs,
+    check_positions,
+    check_processes,
+    check_replicas,
+    check_wire,
+)
 from harness.faults.checkers.verdict import Verdict
 from harness.faults.history import History, Note
 from harness.faults.verdicts import judge
@@ -132,3 +138,17 @@ def test_every_checker_that_applies_has_to_see_something(policy: str) -> None:
     assert found.keys() >= {"exactly_one", "acknowledged_once", "availability", "convergence_sidecars", "rounds"}
     passed = {checker for checker, verdict in found.items() if verdict is Verdict.VALID}
     assert passed == {"logs", "tables_sidecars"}, "no line with an error, and one table"
+
+
+def test_a_process_that_ends_by_itself_is_found() -> None:
+    watched = note("watched", processes=["replica-1", "h1"])
+    killed = note("process", name="h1", what="killed")
+    refused = note("process", name="replica-1", what="exited", code=1, expected=True)
+    result = check_processes(history(killed, refused, watched))
+    assert result.verdict is Verdict.VALID
+    assert result.figures == {"watched": 2, "ended_by_fault": 1, "unexpected": 0}
+    gone = note("process", name="h1", what="exited", code=0, expected=False)
+    result = check_processes(history(killed, gone, watched))
+    assert result.verdict is Verdict.INVALID
+    assert result.explanation[0].startswith("h1 ended by itself at ")
+    assert check_processes(history(killed)).verdict is Verdict.UNKNOWN

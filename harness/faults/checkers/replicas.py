@@ -106,6 +106,22 @@ def check_logs(history: History) -> CheckResult:
     return CheckResult("logs", Verdict.VALID, (), figures)
 
 
+def check_processes(history: History) -> CheckResult:
+    """No process ends by itself, but where a fault is there to make it end: exit codes and logs need not say more."""
+    watched = [name for note in history.notes_of("watched") for name in note.fields["processes"]]
+    ends = [note for note in history.notes_of("process") if "code" in note.fields]
+    unexpected = [note for note in ends if not note.fields["expected"]]
+    figures = {"watched": len(watched), "ended_by_fault": len(ends) - len(unexpected), "unexpected": len(unexpected)}
+    if unexpected:
+        lines = [
+            f"{note.fields['name']} ended by itself at {note.at_ns / 1e6:.3f} ms, exit code {note.fields['code']}"
+            for note in unexpected[:5]
+        ]
+        return CheckResult("processes", Verdict.INVALID, tuple(lines), figures)
+    verdict = Verdict.VALID if watched else Verdict.UNKNOWN
+    return CheckResult("processes", verdict, () if watched else ("no process was watched",), figures)
+
+
 def check_wire(history: History) -> CheckResult:
     """`BarrierOrder` and `TableMonotonic` as simulated sidecars saw them on the wire (harness/sidecars/checks.py)."""
     violations = [note.fields["violation"] for note in history.notes_of("wire")]
