@@ -30,7 +30,7 @@ from callboard.core.handoff_messages import (
     Tick,
     Welcome,
 )
-from callboard.core.membership import apply
+from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
     AnswerReceived,
@@ -150,7 +150,7 @@ class NativeNetwork:
     def create(self) -> None:
         """An empty namespace and the first leader."""
         self.apply(TakeOffice("r", "0"))
-        self.apply(RaiseFeatureLevel(1, 2))
+        self.apply(RaiseFeatureLevel(1, KNOWN_FEATURE_LEVEL))
         self.apply(CreateNativeNamespace(NAMESPACE, Policy.EXCLUSIVE, SLOT_BITS, SETTINGS))
         self.leader = NativeLeader(NAMESPACE, self.state.epoch, self.namespace, self.leader_ms)
 

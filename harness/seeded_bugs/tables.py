@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve
 
 from callboard.core import native_host, slot_assignment, slot_membership, table_delta, table_feed
+from callboard.core.records import Answer, AnswerCode
 from callboard.core.slot_assignment import Candidate
 from callboard.core.slot_records import SlotTable
 from callboard.core.table_delta import HostEntry, TableDelta, TableView
@@ -113,6 +114,28 @@ def new_addresses_keep_the_version(patched: pytest.MonkeyPatch) -> None:
             after = evolve(after, native={**after.native, command.namespace: kept})
             answer = evolve(answer, number=before.version.wire)
         return after, answer
+
+    patched.setattr(slot_membership, "commit_batch", commit_batch)
+
+
+@bug("OneStore")
+def any_store_may_join(patched: pytest.MonkeyPatch) -> None:
+    """A host that keeps state in another store becomes a member all the same."""
+    patched.setattr(slot_membership, "store_problem", lambda *_: None)
+
+
+@bug("OneStore")
+def stores_of_the_removed_count(patched: pytest.MonkeyPatch) -> None:
+    """A batch is refused for the store of a member that it removes."""
+    original = slot_membership.commit_batch
+
+    def commit_batch(state: Any, command: Any) -> Any:
+        namespace = state.native[command.namespace]
+        for host in command.upserts:
+            problem = slot_membership.store_problem(namespace.policy, namespace.members, host)
+            if problem is not None:
+                return state, Answer(AnswerCode.CONFLICT, detail=problem)
+        return original(state, command)
 
     patched.setattr(slot_membership, "commit_batch", commit_batch)
 

@@ -26,6 +26,7 @@ from callboard.core.commands import (
     encode_request,
 )
 from callboard.core.handoff_messages import Farewell, Hello, Renewal, TableRequest, Tick
+from callboard.core.membership import KNOWN_FEATURE_LEVEL
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     CloseStream,
@@ -317,8 +318,8 @@ class Office:
             return
         self.proposer.session = result.number
         state, plan = self.replica.state, self.replica.world.plan
-        if state.feature_level < 2:
-            self._to_create.append(RaiseFeatureLevel(self.epoch, 2))
+        if state.feature_level < KNOWN_FEATURE_LEVEL:
+            self._to_create.append(RaiseFeatureLevel(self.epoch, KNOWN_FEATURE_LEVEL))
         for namespace in plan.namespaces:
             if namespace.name in state.native or namespace.name in state.namespaces:
                 continue

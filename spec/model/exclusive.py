@@ -12,12 +12,13 @@ ones.
 
     SingleActivation  below: no two gates to one slot are open at once
     FenceMonotonic    below: fences of rights to one slot rise
+    OneStore          below: members keep state in one store
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spec.model import leases
 from spec.model.leases import NEVER, Times
@@ -40,20 +41,24 @@ class Slot:
 
 @dataclass(frozen=True)
 class Member:
-    """`process` tells lives of a host apart; `rest` is what else it says of itself."""
+    """`process` tells lives of a host apart; `rest` is what else it says of itself. `store` keeps its
+    actors' state, "" if it has none."""
 
     incarnation: int
     process: str
     kinds: tuple[str, ...]
     weight: int = 1
     rest: tuple[object, ...] = ()
+    store: str = ""
 
 
 @dataclass
 class Server:
-    """One namespace of the replicated state. `incarnations_issued` counts over all namespaces."""
+    """One namespace of the replicated state. `incarnations_issued` counts over all namespaces. `one_store`: members
+    must keep state in one store, because fences are compared there (policy `exclusive`)."""
 
     slots_per_kind: int
+    one_store: bool = True
     version: int = 0
     incarnations_issued: int = 0
     fence: int = 0
@@ -84,7 +89,8 @@ class Server:
         marks: Mapping[str, Candidate] | None = None,
     ) -> bool:
         """S2, S3: removals (name, incarnation meant), then upserts (their incarnation is issued here), as one change.
-        Whether the version rose: it does exactly if a member or an owner changed (GenerationExact)."""
+        Whether the version rose: it does exactly if a member or an owner changed (GenerationExact). To be asked of
+        before: `refuses`."""
         members, kinds = dict(self.members), set(self.kinds)
         hosts = {kind: self.hosts_of(kind) for kind in self.kinds}
         self.marks = {name: mark for name, mark in (self.marks | dict(marks or {})).items() if mark != Candidate(0)}
@@ -102,7 +108,7 @@ class Server:
                 if present is not None:
                     self.tombstones.add(present.incarnation)
                     successors[present.incarnation] = incarnation
-            self.members[name] = Member(incarnation, wanted.process, wanted.kinds, wanted.weight, wanted.rest)
+            self.members[name] = replace(wanted, incarnation=incarnation)
         self.kinds |= {kind for member in self.members.values() for kind in member.kinds}
         moved = self._reassign(hosts, successors)
         rose = bool(moved) or self.members != members or self.kinds != kinds
@@ -112,6 +118,18 @@ class Server:
             self.slots[slot].fence = self.fence
         self.version += rose
         return rose
+
+    def refuses(self, upserts: Collection[tuple[str, Member]], removals: Collection[tuple[str, int]] = ()) -> bool:
+        """OneStore: whether somebody among these comes with another store than those who are there by then. A host may
+        change its own store while it is alone with one."""
+        gone = {name for name, number in removals if name in self.members and self.members[name].incarnation == number}
+        stores = {name: member.store for name, member in self.members.items() if name not in gone}
+        for name, wanted in upserts:
+            stores.pop(name, None)
+            if self.one_store and wanted.store and set(stores.values()) - {"", wanted.store}:
+                return True
+            stores[name] = wanted.store
+        return False
 
     def _reassign(self, before: Mapping[str, Mapping[int, Candidate]], successors: Mapping[int, int]) -> list[SlotName]:
         """S2: an owner that changes is added to `pending`, also if it is being removed. Returns the slots that
@@ -399,6 +417,11 @@ def SingleActivation(hosts: Iterable[tuple[Host, int]]) -> bool:
         name for host, now in hosts for name, right in host.rights.items() if host.gate_is_open(name, right.fence, now)
     ]
     return len(serving) == len(set(serving))
+
+
+def OneStore(server: Server) -> bool:
+    """No two members keep state in different stores."""
+    return not server.one_store or len({member.store for member in server.members.values()} - {""}) <= 1
 
 
 def FenceMonotonic(before: Mapping[SlotName, int], after: Mapping[SlotName, int]) -> bool:

@@ -100,7 +100,36 @@ def entries_of_level_2() -> list[bytes]:
     return [commands.encode_request(Request(command)) for command in requests]
 
 
-ENTRIES = {1: entries_of_level_1, 2: entries_of_level_2}
+def entries_of_level_3() -> list[bytes]:
+    """A log in which stores count from level 3 on: before it they are not kept, after it a second one is refused."""
+
+    def host(number: int, store_id: str = "", process: str = "p") -> NativeHostRecord:
+        return NativeHostRecord(
+            f"h{number}", f"10.0.0.{number}:7301", ("Cart",), f"{process}{number}", store_id=store_id
+        )
+
+    requests: list[Command] = [TakeOffice("r1", "n1"), RaiseFeatureLevel(1, 2)]
+    requests += [
+        CreateNativeNamespace("carts", Policy.EXCLUSIVE, 4),
+        CreateNativeNamespace("lamps", Policy.EVENTUAL, 4),
+    ]
+    requests += [CommitNativeBatch(1, "carts", (host(1, "file-1"), host(2, "file-2"))), RaiseFeatureLevel(1, 3)]
+    requests += [
+        CommitNativeBatch(1, "carts", (host(1, "file-1"),)),
+        CommitNativeBatch(1, "carts", (host(2, "file-2"),)),
+    ]
+    requests += [CommitNativeBatch(1, "carts", (host(3, "file-1"), host(4))), TakeOffice("r2", "n2")]
+    requests += [
+        CommitNativeBatch(2, "carts", (host(5, "file-2"),)),
+        CommitNativeBatch(2, "carts", (host(6, "x" * 256),)),
+    ]
+    requests += [CommitNativeBatch(2, "carts", (host(5, "file-2"),), (Removal("h1", 1), Removal("h3", 3)))]
+    requests += [CommitNativeBatch(2, "carts", (host(5, "file-3", process="q"),))]
+    requests += [CommitNativeBatch(2, "lamps", (host(7, "file-1"), host(8, "file-2")))]
+    return [commands.encode_request(Request(command)) for command in requests]
+
+
+ENTRIES = {1: entries_of_level_1, 2: entries_of_level_2, 3: entries_of_level_3}
 
 
 def replay(entries: list[bytes]) -> tuple[ReplicatedState, list[str]]:

@@ -58,8 +58,8 @@ class Driver:
     """A host, its clock, and the effects of the last event."""
 
     def __init__(self, policy: Policy = Policy.EXCLUSIVE, settings: HandoffSettings = SETTINGS) -> None:
-        record = NativeHostRecord("host7", "10.0.0.7:80", ("cart", "user"), "token")
-        self.machine = NativeHost("shop", policy, record, "store")
+        record = NativeHostRecord("host7", "10.0.0.7:80", ("cart", "user"), "token", store_id="store")
+        self.machine = NativeHost("shop", policy, record)
         self.settings = settings
         self.now_ms = START_MS
         self.connection = 0

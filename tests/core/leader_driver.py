@@ -14,7 +14,7 @@ from callboard.core.commands import (
 )
 from callboard.core.commands import Removal as RemovalOf
 from callboard.core.handoff_messages import Farewell, Held, Hello, Renewal, RenewalAnswer, SlotRun, TableRequest, Tick
-from callboard.core.membership import apply
+from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     CloseStream,
@@ -63,7 +63,7 @@ class LeaderDriver:
         limits: LeaderLimits | None = None,
     ) -> None:
         self.state = ReplicatedState()
-        for command in (TakeOffice("r", "0"), RaiseFeatureLevel(1, 2)):
+        for command in (TakeOffice("r", "0"), RaiseFeatureLevel(1, KNOWN_FEATURE_LEVEL)):
             self.apply(command)
         assert self.apply(CreateNativeNamespace(NAME, policy, SLOT_BITS, settings)).succeeded
         self.limits = limits or LeaderLimits()
@@ -155,7 +155,7 @@ class LeaderDriver:
         policy: Policy | None = None,
     ) -> list[LeaderEffect]:
         spoken = policy or self.namespace.policy
-        hello = Hello(NAME, spoken, host, incarnation, connection, have_version, have_digest, "", by_front)
+        hello = Hello(NAME, spoken, host, incarnation, connection, have_version, have_digest, by_front)
         return self.event(HelloReceived(stream_id, hello))
 
     def renew(

@@ -21,7 +21,7 @@ from callboard.core.commands import (
     TakeOffice,
 )
 from callboard.core.handoff_messages import SlotRun, Tick
-from callboard.core.membership import apply
+from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
     AnswerReceived,
@@ -117,7 +117,7 @@ class NativeNetwork:
 
     def __attrs_post_init__(self) -> None:
         self._apply(TakeOffice("r", "0"))
-        self._apply(RaiseFeatureLevel(1, 2))
+        self._apply(RaiseFeatureLevel(1, KNOWN_FEATURE_LEVEL))
         answer = self._apply(CreateNativeNamespace(NAMESPACE, self.policy, SLOT_BITS, self.settings))
         assert answer.succeeded, answer
         self._open_office()

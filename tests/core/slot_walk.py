@@ -50,7 +50,7 @@ class Course:
 
     def __attrs_post_init__(self) -> None:
         self._apply(TakeOffice("r", "0"))
-        self._apply(RaiseFeatureLevel(1, 2))
+        self._apply(RaiseFeatureLevel(1, membership.KNOWN_FEATURE_LEVEL))
         if self.generation:
             self._apply(RaiseGeneration(self.generation))
         answer = self._apply(CreateNativeNamespace(NAMESPACE, self.policy, self.slot_bits, HandoffSettings()))

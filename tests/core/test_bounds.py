@@ -31,7 +31,7 @@ from callboard.core.commands import (
     SlotSpan,
     TakeOffice,
 )
-from callboard.core.membership import apply, host_problem
+from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply, host_problem
 from callboard.core.records import Answer, AnswerCode, HostRecord, ReplicatedState
 from callboard.core.slot_membership import native_host_problem
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord
@@ -47,7 +47,7 @@ class Log:
     def __init__(self) -> None:
         self.state = ReplicatedState()
         self.add(TakeOffice("r1", "n"))
-        assert self.add(RaiseFeatureLevel(1, 2)).code is AnswerCode.OK
+        assert self.add(RaiseFeatureLevel(1, KNOWN_FEATURE_LEVEL)).code is AnswerCode.OK
         assert self.add(CreateNamespace("dapr", Policy.BARRIER)).code is AnswerCode.OK
         assert self.add(CreateNativeNamespace("shop", Policy.EXCLUSIVE, 4, HandoffSettings())).code is AnswerCode.OK
 
@@ -316,8 +316,8 @@ def test_only_an_empty_cluster_is_restored() -> None:
 
 def test_levels_rise_and_never_fall() -> None:
     log = Log()
-    assert log.add(RaiseFeatureLevel(1, 1)) == Answer(AnswerCode.UNCHANGED, 2)
-    assert log.state.feature_level == 2
+    assert log.add(RaiseFeatureLevel(1, 1)) == Answer(AnswerCode.UNCHANGED, KNOWN_FEATURE_LEVEL)
+    assert log.state.feature_level == KNOWN_FEATURE_LEVEL
 
 
 # ---- members

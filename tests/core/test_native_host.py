@@ -59,7 +59,7 @@ def test_a_hello_says_who_asks_and_is_repeated_until_it_is_answered() -> None:
     driver.connect()
     (first,) = driver.of(SendHello)
     assert (first.connection, first.hello.connection, first.hello.incarnation) == (1, 1, NO_INCARNATION)
-    assert (first.hello.have_version, first.hello.have_digest, first.hello.store_id) == (0, b"", "store")
+    assert (first.hello.have_version, first.hello.have_digest, first.hello.host.store_id) == (0, b"", "store")
     assert (first.hello.namespace, first.hello.host) == ("shop", driver.machine.record)
     assert driver.machine.next_deadline_ms() == START_MS + HELLO_REPEAT_MS
     assert driver.at(START_MS + HELLO_REPEAT_MS - 1) == []

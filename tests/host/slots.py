@@ -65,9 +65,7 @@ def session_of(
 ) -> tuple[Session, RecordingSlots]:
     """A host with two actor types and nothing behind it."""
     slots = RecordingSlots()
-    record = NativeHostRecord(name, f"{name}:7301", ("Cart", "Lamp"), process="-")
-    session = Session(
-        cluster=cluster, namespace=namespace, policy=policy, record=record, slots=slots, store_id=store_id
-    )
+    record = NativeHostRecord(name, f"{name}:7301", ("Cart", "Lamp"), process="-", store_id=store_id)
+    session = Session(cluster=cluster, namespace=namespace, policy=policy, record=record, slots=slots)
     slots.session = session
     return session, slots

@@ -1,6 +1,6 @@
 """Slot tables, their deltas and those who hold them, beside `spec.model.exclusive`, `slots` and `deltas`.
 
-A namespace of policy `eventual` changes through the real `apply`; a leader's feed sends deltas to hosts, which get
+A native namespace changes through the real `apply`; a leader's feed sends deltas to hosts, which get
 lost, damaged, repeated and out of order. The model has the same members, and says which facts each version consists of.
 """
 
@@ -22,13 +22,13 @@ from callboard.core.commands import (
     Request,
     TakeOffice,
 )
-from callboard.core.records import ReplicatedState
+from callboard.core.records import AnswerCode, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord, NativeNamespace
 from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.versions import Policy
 from spec.model.deltas import PatchOfDiff, Table, TableMonotonic
-from spec.model.exclusive import Member, Server
+from spec.model.exclusive import Member, OneStore, Server
 from spec.model.slots import Balance, MinimalMovement
 from spec.model.slots import Host as Candidate
 from tests.model.support import Disagreement, SideBySide, agree
@@ -46,6 +46,7 @@ records = st.builds(
     actor_types=st.sets(st.sampled_from(("cart", "user")), min_size=1).map(lambda kinds: tuple(sorted(kinds))),
     process=st.sampled_from(("p1", "p2")),
     weight=st.sampled_from((100, 100, 100, 50, 300)),
+    store_id=st.sampled_from(("", "file-1", "file-1", "file-1", "file-2")),
 )
 marks = st.builds(
     HostMark,
@@ -58,7 +59,7 @@ marks = st.builds(
 
 def as_member(host: NativeHostRecord) -> Member:
     """As the model knows it, without an incarnation."""
-    return Member(0, host.process, host.actor_types, host.weight, (host.address, host.labels))
+    return Member(0, host.process, host.actor_types, host.weight, (host.address, host.labels), host.store_id)
 
 
 def as_candidate(mark: HostMark) -> Candidate:
@@ -107,16 +108,16 @@ class TableMachine(SideBySide):
         super().__init__()
         self.state = ReplicatedState()
         self._apply(TakeOffice("r", "n"))
-        self._apply(RaiseFeatureLevel(1, 2))
-        self._apply(CreateNativeNamespace(NAMESPACE, Policy.EVENTUAL, SLOT_BITS, HandoffSettings()))
-        self.model = Server(1 << SLOT_BITS)
-        self.feed = TableFeed(STEPS_KEPT, view_of(self.namespace))
+        self._apply(RaiseFeatureLevel(1, membership.KNOWN_FEATURE_LEVEL))
         self.committed: dict[int, Table] = {0: Table()}
         self.holders = [Holder(), Holder()]
 
-    def _apply(self, command: Any) -> int:
+    def _apply(self, command: Any, *, refused: bool = False) -> int:
+        before = self.state
         self.state, answer = membership.apply(self.state, self.state.applied_index + 1, Request(command))
-        assert answer.succeeded, answer
+        agree("OneStore", answer.code is AnswerCode.CONFLICT, refused)
+        assert answer.succeeded or refused, answer
+        assert not refused or self.state.native is before.native
         return answer.number
 
     @property
@@ -132,12 +133,13 @@ class TableMachine(SideBySide):
         command = CommitNativeBatch(
             1, NAMESPACE, tuple(upserts), tuple(Removal(*each) for each in removals), tuple(changed or ())
         )
-        version = self._apply(command)
-        rose = self.model.batch(
-            [(host.name, as_member(host)) for host in upserts],
-            removals,
-            {mark.name: as_candidate(mark) for mark in changed or ()},
-        )
+        coming = [(host.name, as_member(host)) for host in upserts]
+        refused = self.model.refuses(coming, removals)
+        version = self._apply(command, refused=refused)
+        if refused:
+            return
+        rose = self.model.batch(coming, removals, {mark.name: as_candidate(mark) for mark in changed or ()})
+        agree("OneStore", OneStore(self.model), True)
         agree("GenerationExact", version, self.model.version)
         if rose:
             self.feed.follow(self.namespace)
@@ -155,8 +157,14 @@ class TableMachine(SideBySide):
     def _owners(self, kind: str) -> list[int]:
         return list(self.namespace.tables[kind].owners)
 
-    @initialize(present=st.lists(records, min_size=1, max_size=4, unique_by=lambda host: host.name))
-    def begin(self, present: list[NativeHostRecord]) -> None:
+    @initialize(
+        policy=st.sampled_from((Policy.EVENTUAL, Policy.EXCLUSIVE)),
+        present=st.lists(records, min_size=1, max_size=4, unique_by=lambda host: host.name),
+    )
+    def begin(self, policy: Policy, present: list[NativeHostRecord]) -> None:
+        self._apply(CreateNativeNamespace(NAMESPACE, policy, SLOT_BITS, HandoffSettings()))
+        self.model = Server(1 << SLOT_BITS, one_store=policy is Policy.EXCLUSIVE)
+        self.feed = TableFeed(STEPS_KEPT, view_of(self.namespace))
         self._batch(present, [])
 
     @rule(

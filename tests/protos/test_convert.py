@@ -43,8 +43,8 @@ def _over(message: Any) -> Any:
 def test_hello_and_welcome(
     name: str, types: set[str], labels: tuple[tuple[str, str], ...], policy: Policy, number: int
 ) -> None:
-    host = NativeHostRecord(name, f"{name}:1", tuple(sorted(types)), "token", labels, 7)
-    hello = Hello("carts", policy, host, number, 3, number, b"digest", "store")
+    host = NativeHostRecord(name, f"{name}:1", tuple(sorted(types)), "token", labels, 7, "store")
+    hello = Hello("carts", policy, host, number, 3, number, b"digest")
     assert convert.hello_record(_over(convert.hello_message(hello, "1.0"))) == hello
     welcome = Welcome(number, 2, policy, 12, HandoffSettings(lease_ms=9000))
     assert convert.welcome_record(_over(convert.welcome_message(welcome, "r1"))) == welcome

@@ -136,6 +136,40 @@ async def test_the_first_hello_creates_a_namespace_with_what_is_configured(polic
             await until(lambda: len(slots.serving) == 64, "it serves two types of 32 slots")
 
 
+async def test_a_new_leader_keeps_other_stores_out_before_anybody_has_repeated_a_hello(hosts: Hosts) -> None:
+    first, slots = await hosts.join("h1", store_id="file-a")
+    await until(lambda: len(slots.serving) == SLOTS, "it serves")
+    await first.stop()
+    before = hosts.replica.office
+    hosts.replica.renew_office("an election")
+    await until(lambda: hosts.replica.office not in {None, before}, "another office")
+    assert "h1" in hosts.replica.state.native["carts"].members
+    with pytest.raises(HostRefusedError, match="h2 keeps state in store file-b, but host h1 in store file-a"):
+        await hosts.join("h2", store_id="file-b")
+
+
+async def test_hosts_with_two_stores_that_come_at_once_do_not_both_become_members(hosts: Hosts) -> None:
+    names = ("h1", "h2", "h3", "h4")
+    asked = [hosts.join(name, store_id=f"file-{number % 2}") for number, name in enumerate(names)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, HostRefusedError)]
+    assert len(refused) == 2
+    assert all("fences need one store" in str(answer) for answer in refused)
+    assert len({member.host.store_id for member in hosts.replica.state.native["carts"].members.values()}) == 1
+
+
+async def test_before_level_3_the_leader_remembers_stores_and_the_log_does_not() -> None:
+    native = NativeSettings(slot_bits=4, handoff=QUICK)
+    async with serving(evolve(memory_settings(), native=native, feature_level=2)) as replica:
+        hosts = Hosts(replica)
+        async with hosts.stack:
+            await hosts.join("h1", store_id="file-a")
+            with pytest.raises(HostRefusedError, match="h2 keeps state in store file-b, but host h1 in store file-a"):
+                await hosts.join("h2", store_id="file-b")
+            await hosts.join("h2", store_id="file-a")
+            assert {member.host.store_id for member in replica.state.native["carts"].members.values()} == {""}
+
+
 async def test_a_member_that_is_not_connected_still_keeps_other_stores_out(hosts: Hosts) -> None:
     first, slots = await hosts.join("h1", store_id="file-a")
     await until(lambda: len(slots.serving) == SLOTS, "it serves")

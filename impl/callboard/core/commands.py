@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from attrs import Factory, field, frozen
+from attrs import Factory, field, fields, frozen
 from attrs.validators import ge
 
 from callboard.core.records import HostRecord
@@ -265,10 +265,18 @@ def encode_request(request: Request) -> bytes:
             identity.session,
             identity.sequence,
             identity.acknowledged_below,
-            request.command,
+            _body(request.command),
         ],
         order="deterministic",
     )
+
+
+def _body(command: Command) -> Command | dict[str, object]:
+    if not isinstance(command, CommitNativeBatch):
+        return command
+    content: dict[str, object] = {each.name: getattr(command, each.name) for each in fields(CommitNativeBatch)}
+    content["upserts"] = [host.to_store() for host in command.upserts]
+    return content
 
 
 def decode_request(entry: bytes) -> Request:

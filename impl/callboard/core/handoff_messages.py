@@ -6,7 +6,7 @@ effects, to be carried out in order; `next_deadline_ms()` says when the next `Ti
 in native_leader_records.py and native_host_records.py.
 
     leader = NativeLeader(name, epoch, namespace, now_ms)   one term of office in one namespace
-    host = NativeHost(namespace_name, policy, record, store_id)   one incarnation of one host process
+    host = NativeHost(namespace_name, policy, record)       one incarnation of one host process
 
 A connection is what a host counts: 1, 2, 3 ... over the life of its process, one more for each session stream that it
 opens. Messages of one connection arrive in order or not at all; those of different connections may overtake each other,
@@ -61,8 +61,7 @@ class Hello:
     """First message of a connection; repeated by the host until it is welcomed.
 
     `incarnation`: NO_INCARNATION, or the one that the process has. `have_version`, `have_digest`: of the installed
-    table (0 and empty for none). `store_id`: identity of the host's state store, empty if it has none. `by_front`: a
-    front repeats it to a new leader; such a hello never creates a member.
+    table (0 and empty for none). `by_front`: a front repeats it to a new leader; such a hello never creates a member.
     """
 
     namespace: str
@@ -72,7 +71,6 @@ class Hello:
     connection: int = field(default=1, validator=ge(1))
     have_version: int = 0
     have_digest: bytes = b""
-    store_id: str = ""
     by_front: bool = False
 
 

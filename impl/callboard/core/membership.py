@@ -52,7 +52,7 @@ from callboard.core.commands import (
 from callboard.core.records import Answer, AnswerCode, HostRecord, Member, Namespace, ReplicatedState, Session
 from callboard.core.versions import MAX_GENERATION, Policy, Version
 
-KNOWN_FEATURE_LEVEL = 2
+KNOWN_FEATURE_LEVEL = 3
 """The newest feature level that this code implements."""
 
 SESSIONS_MAX = 1024

@@ -97,7 +97,6 @@ class NativeHost:
     namespace: str
     policy: Policy
     record: NativeHostRecord
-    store_id: str = ""
     trace: TraceSink | None = None
     incarnation: int = field(init=False, default=NO_INCARNATION)
     _phase: Phase = field(init=False, default=Phase.JOINING)
@@ -286,7 +285,6 @@ class NativeHost:
             connection=self._connection,
             have_version=0 if view is None else view.version,
             have_digest=b"" if view is None else view.digest,
-            store_id=self.store_id,
         )
         self._effects.append(SendHello(self._connection, hello))
         self._hello_due_ms = now_ms + HELLO_REPEAT_MS

@@ -81,5 +81,5 @@ class Joins:
 
 
 def _record_bytes(host: NativeHostRecord) -> int:
-    strings: Iterable[str] = (host.name, host.address, host.process, *host.actor_types)
+    strings: Iterable[str] = (host.name, host.address, host.process, *host.actor_types, *filter(None, (host.store_id,)))
     return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 6 for a, b in host.labels)

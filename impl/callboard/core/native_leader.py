@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from callboard.core.commands import Bury, Command, CommitNativeBatch, Removal
 from callboard.core.handoff_messages import (
@@ -67,8 +67,8 @@ from callboard.core.native_releases import Releases, renewal_problem
 from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
-from callboard.core.slot_membership import REASON_LENGTH_MAX, native_host_problem
-from callboard.core.slot_records import NativeNamespace
+from callboard.core.slot_membership import REASON_LENGTH_MAX, native_host_problem, store_problem
+from callboard.core.slot_records import NativeHostRecord, NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.tracing import Fields, TraceSink, held_fields
@@ -216,7 +216,7 @@ class NativeLeader:
             if member is None or member.incarnation != hello.incarnation:
                 self._send_gone(stream_id, hello.incarnation)
                 return
-            if member.host != hello.host and not hello.by_front:
+            if member.host != hello.host and (not hello.by_front or _only_adds_store(member.host, hello.host)):
                 self._join(hello, stream_id)
         elif member is None or member.host.process != hello.host.process:
             # A front's word may be old, and its host dead: only hosts themselves join.
@@ -243,6 +243,9 @@ class NativeLeader:
         problem = native_host_problem(hello.host)
         if problem is not None:
             return "INVALID_ARGUMENT", problem
+        problem = store_problem(ours, self.namespace.members, hello.host)
+        if problem is not None:
+            return "FAILED_PRECONDITION", problem
         if len(self._streams) >= self.limits.streams_max:
             return "RESOURCE_EXHAUSTED", f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
         return None
@@ -522,10 +525,12 @@ class NativeLeader:
             return
         if event.answer.succeeded:
             self._joins.done()
-        elif event.answer.code in {AnswerCode.INVALID, AnswerCode.LIMIT}:
+        elif event.answer.code in {AnswerCode.INVALID, AnswerCode.LIMIT, AnswerCode.CONFLICT}:
             culprit = self._joins.refused()
             if culprit is not None and culprit in self._streams:
-                self._close(culprit, "RESOURCE_EXHAUSTED", event.answer.detail)
+                is_conflict = event.answer.code is AnswerCode.CONFLICT
+                status = "FAILED_PRECONDITION" if is_conflict else "RESOURCE_EXHAUSTED"
+                self._close(culprit, status, event.answer.detail)
 
     # ---- views of operators
 
@@ -540,3 +545,9 @@ class NativeLeader:
     def overdue(self, now_ms: int) -> list[Overdue]:
         """Members that have not released slots in time, by incarnation."""
         return overdue_hosts(self._releases, now_ms)
+
+
+def _only_adds_store(known: NativeHostRecord, said: NativeHostRecord) -> bool:
+    """Whether `said` is what a member said of itself, with a store id that was not in the state before its feature
+    level: that stays true, whoever repeats it."""
+    return not known.store_id and evolve(known, store_id=said.store_id) == said

@@ -43,6 +43,8 @@ _Span = TypeVar("_Span", SlotSpan, FenceSpan)
 
 NATIVE_LEVEL = 2
 """The feature level from which native namespaces exist."""
+STORE_LEVEL = 3
+"""The feature level from which members have store ids, and batches are refused for them."""
 
 NATIVE_MEMBERS_MAX = 5_000
 TOMBSTONES_MAX = 5_000
@@ -111,6 +113,8 @@ def raise_generation(namespace: NativeNamespace, first: Version) -> NativeNamesp
 def commit_batch(state: ReplicatedState, command: CommitNativeBatch) -> tuple[ReplicatedState, Answer]:
     """Marks, removals, upserts; then every table that is concerned (rules S2 and S3)."""
     namespace = state.native[command.namespace]
+    if state.feature_level < STORE_LEVEL:
+        command = evolve(command, upserts=tuple(evolve(host, store_id="") for host in command.upserts))
     problem = _batch_problem(command)
     if problem is not None:
         return state, Answer(AnswerCode.INVALID, detail=problem)
@@ -125,6 +129,9 @@ def commit_batch(state: ReplicatedState, command: CommitNativeBatch) -> tuple[Re
     successors: dict[int, int] = {}
     incarnation = state.next_incarnation
     for host in command.upserts:
+        problem = store_problem(namespace.policy, members, host)
+        if problem is not None:
+            return state, Answer(AnswerCode.CONFLICT, detail=problem)
         present = members.get(host.name)
         if present is not None and present.host.process == host.process:
             members[host.name] = evolve(present, host=host)
@@ -149,6 +156,26 @@ def commit_batch(state: ReplicatedState, command: CommitNativeBatch) -> tuple[Re
     native = {**state.native, command.namespace: after}
     state = evolve(state, native=native, next_incarnation=incarnation)
     return state, Answer(AnswerCode.OK if changed else AnswerCode.UNCHANGED, after.version.wire)
+
+
+def store_problem(policy: Policy, members: Mapping[str, NativeMember], host: NativeHostRecord) -> str | None:
+    """Why `host` may not be a member beside these for its store, or None. Fences protect state only if all hosts keep
+    it in one store: the first that a member committed counts, as long as somebody with it is a member."""
+    if policy is not Policy.EXCLUSIVE or not host.store_id:
+        return None
+    others = (each.host for each in members.values() if each.host.store_id and each.name != host.name)
+    other = next(others, None)  # all have the same
+    if other is None or other.store_id == host.store_id:
+        return None
+    return store_conflict(host.name, host.store_id, other.name, other.store_id)
+
+
+def store_conflict(name: str, store_id: str, other_name: str, other_store_id: str) -> str:
+    """One line for whoever runs the first of these hosts."""
+    return (
+        f"host {name} keeps state in store {store_id}, but host {other_name} in store {other_store_id}: "
+        "fences need one store"
+    )
 
 
 def _buried_later(
@@ -384,6 +411,8 @@ def native_host_problem(host: NativeHostRecord) -> str | None:
     for what, text in (("name", host.name), ("address", host.address), ("process token", host.process)):
         if not 0 < len(text) <= NAME_LENGTH_MAX:
             return f"host {what} must have 1 to {NAME_LENGTH_MAX} characters, not {len(text)}"
+    if len(host.store_id) > NAME_LENGTH_MAX:
+        return f"store id of host {host.name} has {len(host.store_id)} characters; the limit is {NAME_LENGTH_MAX}"
     if host.name == FORMER_LIFE:
         return f"host name {host.name} is reserved"
     if not host.actor_types:
@@ -400,7 +429,7 @@ def native_host_problem(host: NativeHostRecord) -> str | None:
     if not 1 <= host.weight <= WEIGHT_MAX:
         return f"weight {host.weight} of host {host.name} is not between 1 and {WEIGHT_MAX}"
     labels = (text for pair in host.labels for text in pair)
-    strings = (host.name, host.address, host.process, *host.actor_types, *labels)
+    strings = (host.name, host.address, host.process, *host.actor_types, *labels, *filter(None, (host.store_id,)))
     size = 64 + sum(len(text.encode("utf-8", "surrogatepass")) + 3 for text in strings)
     if size > NATIVE_RECORD_BYTES_MAX:
         return f"host {host.name}, its actor types and labels take {size} bytes; the limit is {NATIVE_RECORD_BYTES_MAX}"

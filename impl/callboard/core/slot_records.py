@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from attrs import Factory, field, frozen
+from attrs import Factory, field, fields, frozen
 from attrs.validators import ge, le
 
 from callboard.core.versions import Policy, Version
@@ -62,7 +62,8 @@ class NativeHostRecord:
 
     `address` is "host:port" where it answers calls. `actor_types` and `labels` are sorted and distinct. `weight` is
     its share relative to other hosts. `process` is a random token that the process draws for each incarnation: another
-    one under the same name is another incarnation.
+    one under the same name is another incarnation. `store_id` is the identity of the store that keeps its actors'
+    state, empty if it has none; it is in the replicated state from feature level 3 on.
     """
 
     name: str
@@ -71,6 +72,13 @@ class NativeHostRecord:
     process: str
     labels: tuple[tuple[str, str], ...] = ()
     weight: int = WEIGHT_DEFAULT
+    store_id: str = ""
+
+    def to_store(self) -> dict[str, object]:
+        """As it stands in log entries and snapshots, sorted by key. Without `store_id` while that is empty: those of
+        feature level 2 keep their bytes."""
+        names = sorted(each.name for each in fields(NativeHostRecord))
+        return {name: getattr(self, name) for name in names if name != "store_id" or self.store_id}
 
 
 @frozen

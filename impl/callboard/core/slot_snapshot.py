@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from attrs import Factory, frozen
+from attrs import Factory, fields, frozen
 
 from callboard.core.slot_records import (
     HandoffSettings,
@@ -74,6 +74,16 @@ def stored(namespace: NativeNamespace) -> StoredNamespace:
         actor_types=actor_types,
         tables=tables,
     )
+
+
+def to_store(content: StoredNamespace) -> dict[str, object]:
+    """What is encoded of it, sorted by key: its fields, with members as `NativeHostRecord.to_store` has them."""
+    members = {
+        name: {"host": member.host.to_store(), "incarnation": member.incarnation}
+        for name, member in content.members.items()
+    }
+    names = sorted(each.name for each in fields(StoredNamespace))
+    return {name: members if name == "members" else getattr(content, name) for name in names}
 
 
 def restored(content: StoredNamespace) -> NativeNamespace:

@@ -14,7 +14,7 @@ from attrs import Factory, evolve, fields, frozen
 
 from callboard.core.membership import require_known_level
 from callboard.core.records import ReplicatedState
-from callboard.core.slot_snapshot import StoredNamespace, restored, stored
+from callboard.core.slot_snapshot import StoredNamespace, restored, stored, to_store
 
 MAGIC = b"callboard-state\n"
 FORMAT_VERSION = 1
@@ -78,7 +78,7 @@ def _canonical_bytes(state: ReplicatedState) -> bytes:
         "sessions": sessions,
         "namespaces": namespaces,
         "deleted_namespaces": dict(sorted(state.deleted_namespaces.items())),
-        "native": {name: stored(namespace) for name, namespace in sorted(state.native.items())},
+        "native": {name: to_store(stored(namespace)) for name, namespace in sorted(state.native.items())},
         "deleted_native": dict(sorted(state.deleted_native.items())),
     }
     names = sorted(field.name for field in fields(ReplicatedState))

@@ -172,6 +172,7 @@ class Host:
                 process="-",
                 labels=tuple(sorted(self.settings.labels.items())),
                 weight=self.settings.weight,
+                store_id=store_id,
             )
             self._session = Session(
                 cluster=self._cluster,
@@ -179,7 +180,6 @@ class Host:
                 policy=self.policy,
                 record=record,
                 slots=self,
-                store_id=store_id,
                 credentials=self._tls.channel() if self._tls is not None else None,
                 trace=trace_file.from_environment(f"host {self.name}"),
             )

@@ -106,7 +106,6 @@ class Session:
         policy: Policy,
         record: NativeHostRecord,
         slots: Slots,
-        store_id: str = "",
         credentials: grpc.ChannelCredentials | None = None,
         reconnecting: Reconnecting | None = None,
         clock: Callable[[], int] = now_ms,
@@ -117,7 +116,6 @@ class Session:
         self._policy = policy
         self._record = record
         self._slots = slots
-        self._store_id = store_id
         self._credentials = credentials
         self._reconnecting = reconnecting or Reconnecting()
         self._clock = clock
@@ -138,7 +136,7 @@ class Session:
 
     def _new_machine(self) -> NativeHost:
         record = evolve(self._record, process=secrets.token_hex(8))
-        return NativeHost(self._namespace, self._policy, record, self._store_id, self._trace)
+        return NativeHost(self._namespace, self._policy, record, self._trace)
 
     # -- life cycle --------------------------------------------------------------------------------------
 

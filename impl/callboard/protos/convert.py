@@ -63,7 +63,7 @@ def hello_message(hello: Hello, callboard_version: str) -> host_pb2.Hello:
         connection=hello.connection,
         have_version=hello.have_version,
         have_digest=hello.have_digest,
-        store_id=hello.store_id,
+        store_id=host.store_id,
     )
 
 
@@ -79,6 +79,7 @@ def hello_record(message: host_pb2.Hello, *, by_front: bool = False) -> Hello:
         process=message.process,
         labels=tuple(sorted(message.labels.items())),
         weight=message.weight,
+        store_id=message.store_id,
     )
     return Hello(
         namespace=message.namespace,
@@ -88,7 +89,6 @@ def hello_record(message: host_pb2.Hello, *, by_front: bool = False) -> Hello:
         connection=message.connection,
         have_version=message.have_version,
         have_digest=message.have_digest,
-        store_id=message.store_id,
         by_front=by_front,
     )
 

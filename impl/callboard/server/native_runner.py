@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Protocol, assert_never
 
 import structlog
+from attrs import evolve
 
 from callboard.consensus.interface import ProposalError
 from callboard.core.commands import Command
-from callboard.core.handoff_messages import Tick
+from callboard.core.handoff_messages import Hello, Tick
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     CloseStream,
@@ -41,11 +42,13 @@ from callboard.core.native_leader_records import (
     Waiting,
 )
 from callboard.core.records import AnswerCode
+from callboard.core.slot_membership import STORE_LEVEL
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.tracing import TraceSink
 from callboard.core.versions import Policy
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
+from callboard.server.connected_stores import ConnectedStores
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import now_ms
 from callboard.server.proposer import Proposer
@@ -82,6 +85,7 @@ class NativeRunner:
         replica_id: str,
         proposer: Proposer,
         rounds: Rounds,
+        feature_level: int,
         metrics: Metrics,
         limits: LeaderLimits,
         on_deposed: Callable[[str], None],
@@ -95,10 +99,9 @@ class NativeRunner:
         self._metrics = metrics
         self._on_deposed = on_deposed
         self._links: dict[int, Link] = {}
-        self._stores: dict[str, str] = {}
-        """Store id by host name, of hosts that are members or connected."""
-        self._names: dict[int, str] = {}
-        """Host name of each stream."""
+        self._knows_stores = feature_level >= STORE_LEVEL
+        """Whether apply does. The level does not change within an office."""
+        self._stores = ConnectedStores()
         self._members = namespace.members
         self._exclusive = namespace.policy is Policy.EXCLUSIVE
         self._stream_ids = itertools.count(1)
@@ -123,9 +126,7 @@ class NativeRunner:
             return
         match message.WhichOneof("message"):
             case "hello":
-                hello = convert.hello_record(message.hello, by_front=by_front)
-                if not self._refused_for_store(stream_id, hello.host.name, hello.store_id):
-                    self._dispatch(HelloReceived(stream_id, hello))
+                self._hello(stream_id, convert.hello_record(message.hello, by_front=by_front))
             case "renewal":
                 self._dispatch(RenewalReceived(stream_id, convert.renewal_record(message.renewal)))
             case "farewell":
@@ -136,28 +137,18 @@ class NativeRunner:
             case None:
                 pass  # of a newer peer: what we do not know we need not answer
 
-    def _refused_for_store(self, stream_id: int, name: str, store_id: str) -> bool:
-        """Fences protect state only if all hosts keep it in one store: another than the connected hosts' is refused."""
-        if self._exclusive and store_id:
-            for their_name, theirs in self._stores.items():
-                if their_name != name and theirs != store_id:
-                    text = f"host {name} keeps state in store {store_id}, but host {their_name} in store {theirs}"
-                    self._links.pop(stream_id).end(Ending("FAILED_PRECONDITION", f"{text}: fences need one store"))
-                    return True
-            self._names[stream_id] = name
-            self._stores[name] = store_id
-        return False
-
-    def _forget_stores(self) -> None:
-        """Of hosts that are gone. A member's counts also while it is not connected: it may still serve."""
-        for name in self._stores.keys() - self._members.keys() - set(self._names.values()):
-            del self._stores[name]
+    def _hello(self, stream_id: int, hello: Hello) -> None:
+        if not self._knows_stores:
+            refusal = self._stores.refusal(stream_id, hello) if self._exclusive else None
+            if refusal is not None:
+                self._links.pop(stream_id).end(Ending("FAILED_PRECONDITION", refusal))
+                return
+            hello = evolve(hello, host=evolve(hello.host, store_id=""))
+        self._dispatch(HelloReceived(stream_id, hello))
 
     def disconnected(self, stream_id: int) -> None:
         """A path ended, whoever ended it."""
-        name = self._names.pop(stream_id, None)
-        if name is not None and name not in self._members:
-            self._forget_stores()
+        self._stores.disconnected(stream_id, self._members)
         if self._links.pop(stream_id, None) is not None:
             self._dispatch(StreamEnded(stream_id))
 
@@ -167,7 +158,7 @@ class NativeRunner:
         """The replicated namespace changed."""
         if namespace.members is not self._members:
             self._members = namespace.members
-            self._forget_stores()
+            self._stores.members_changed(self._members)
         self._dispatch(StateChanged(namespace, epoch))
 
     def close(self, code: str, text: str) -> None:

@@ -193,6 +193,7 @@ class Office:
             proposer=self._proposer,
             rounds=self.rounds,
             metrics=self._metrics,
+            feature_level=self._machine.state.feature_level,
             limits=LeaderLimits(
                 streams_max=self._settings.native.streams_max,
                 batch_bytes_max=self.engine.limits.command_bytes * 3 // 4,

@@ -181,8 +181,9 @@ class TestHost:
     def _new_machine(self) -> NativeHost:
         self._lives += 1
         types = tuple(sorted(self._settings.kinds))
-        record = NativeHostRecord(self.name, f"{self.name}:1", types, process=f"{self.name}-{self._lives}")
-        return NativeHost(self._settings.namespace, self._settings.policy, record, self._settings.store_id)
+        process, store_id = f"{self.name}-{self._lives}", self._settings.store_id
+        record = NativeHostRecord(self.name, f"{self.name}:1", types, process, store_id=store_id)
+        return NativeHost(self._settings.namespace, self._settings.policy, record)
 
     # -- what tests do to it
 

@@ -17,7 +17,7 @@ from callboard.core.commands import (
     TakeOffice,
 )
 from callboard.core.handoff_messages import Tick
-from callboard.core.membership import apply
+from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_host_records import (
     AnswerReceived,
     Disconnected,
@@ -44,7 +44,6 @@ from callboard.core.native_leader_records import (
     StateChanged,
 )
 from callboard.core.records import Answer, ReplicatedState
-from callboard.core.slot_membership import NATIVE_LEVEL
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeNamespace
 from callboard.core.table_delta import TableView
 from callboard.core.versions import Policy
@@ -119,7 +118,7 @@ class TestLeader:
         if problem is not None:
             raise ValueError(problem)
         first = CreateNativeNamespace(name, policy, slot_bits, settings)
-        for command in (TakeOffice("test", "0"), RaiseFeatureLevel(1, NATIVE_LEVEL), first):
+        for command in (TakeOffice("test", "0"), RaiseFeatureLevel(1, KNOWN_FEATURE_LEVEL), first):
             answer = self._apply(command)
             if not answer.succeeded:
                 raise ValueError(answer.detail)
