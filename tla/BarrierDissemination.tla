@@ -39,7 +39,7 @@ VARIABLES
   members,          \* the newest committed table, a set of names (replicated)
   version,          \* its number (replicated)
   epoch,            \* leader epoch (replicated)
-  grace,            \* TRUE while a new leader waits for the members to come back
+  unseen,           \* members that a new leader waits for: they have not come back to it yet
   leaving,          \* members given up, to be removed by the next batch
   stream,           \* number of the stream that the leader serves, 0 = none
   waiting,          \* hosts whose stream has not been served yet
@@ -59,7 +59,7 @@ VARIABLES
   took              \* the last order that each host took: <<stream, op, version>>
 
 replicated == <<members, version, epoch>>
-soft       == <<grace, leaving, stream, waiting, phase, acked>>
+soft       == <<unseen, leaving, stream, waiting, phase, acked>>
 hostVars   == <<up, session, locked, lk, installed, table, active>>
 vars       == <<replicated, soft, hostVars, net, took>>
 
@@ -87,7 +87,7 @@ Owned(h, t) == {k \in Keys : t # {} /\ Owner(t, k) = h}
 
 Init ==
     /\ members = {} /\ version = 0 /\ epoch = 1
-    /\ grace = FALSE /\ leaving = {} /\ waiting = {} /\ phase = "idle" /\ acked = {}
+    /\ unseen = {} /\ leaving = {} /\ waiting = {} /\ phase = "idle" /\ acked = {}
     /\ stream = [h \in Hosts |-> 0]
     /\ up = [h \in Hosts |-> FALSE] /\ session = [h \in Hosts |-> 0]
     /\ locked = [h \in Hosts |-> TRUE] /\ lk = [h \in Hosts |-> 0]
@@ -118,11 +118,12 @@ Attach(h) ==
     /\ waiting' = waiting \cup {h}
     /\ acked' = acked \ {h}
     /\ leaving' = leaving \ {h}
+    /\ unseen' = unseen \ {h}
     /\ net' = [net EXCEPT ![h] = [i \in 1..Len(@) |->
                    IF i = s THEN [@[i] EXCEPT !.up = Tail(@)]
                    ELSE IF i = stream[h] THEN Dropped(@[i])
                    ELSE @[i]]]
-    /\ UNCHANGED <<replicated, grace, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, phase, hostVars, took>>
 
 \* The leader's end of a stream learns that it broke.
 \* @actor: server
@@ -132,22 +133,23 @@ StreamEnds(h) ==
     /\ waiting' = waiting \ {h}
     /\ acked' = acked \ {h}
     /\ net' = [net EXCEPT ![h][stream[h]] = Dropped(@)]
-    /\ UNCHANGED <<replicated, grace, leaving, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, phase, hostVars, took>>
 
-\* A member without a stream is given up. Its removal waits for the next batch.
+\* A member without a stream is given up, unless a new leader still waits for it. Its removal waits
+\* for the next batch.
 \* @actor: server
 GiveUp(h) ==
     /\ h \in members \ leaving
     /\ stream[h] = 0
-    /\ ~grace
+    /\ h \notin unseen
     /\ leaving' = leaving \cup {h}
-    /\ UNCHANGED <<replicated, grace, stream, waiting, phase, acked, hostVars, net, took>>
+    /\ UNCHANGED <<replicated, unseen, stream, waiting, phase, acked, hostVars, net, took>>
 
 \* A new leader has waited long enough for the members of its predecessor.
 \* @actor: server
 GraceEnds ==
-    /\ grace
-    /\ grace' = FALSE
+    /\ unseen # {}
+    /\ unseen' = {}
     /\ UNCHANGED <<replicated, leaving, stream, waiting, phase, acked, hostVars, net, took>>
 
 \* All additions and removals that have come up form one version, and its round starts.
@@ -160,7 +162,7 @@ StartRound ==
     /\ leaving' = {} /\ waiting' = {} /\ acked' = {}
     /\ phase' = "lock"
     /\ SendTo(Attached, <<Order("lock", version', members')>>)
-    /\ UNCHANGED <<epoch, grace, stream, hostVars, took>>
+    /\ UNCHANGED <<epoch, unseen, stream, hostVars, took>>
 
 \* A member that came back gets the newest table by itself: three orders at once, nobody else waits.
 \* @actor: server
@@ -171,7 +173,7 @@ Push(h) ==
     /\ SendTo({h}, <<Order("lock", version, members),
                      Order("update", version, members),
                      Order("unlock", version, members)>>)
-    /\ UNCHANGED <<replicated, grace, leaving, stream, phase, acked, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, phase, acked, hostVars, took>>
 
 \* An acknowledgement counts only for the operation and the version that are being waited for.
 \* @actor: server
@@ -185,7 +187,7 @@ RecvAck(h) ==
                    THEN acked \cup {h}
                    ELSE acked
     /\ net' = [net EXCEPT ![h][stream[h]].up = Tail(@)]
-    /\ UNCHANGED <<replicated, grace, leaving, stream, waiting, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, phase, hostVars, took>>
 
 \* Everybody who takes part has answered: the next order, or the end of the round.
 \* @actor: server
@@ -197,7 +199,7 @@ Advance ==
     /\ IF phase = "unlock"
        THEN net' = net
        ELSE SendTo(Participants, <<Order(phase', version, members)>>)
-    /\ UNCHANGED <<replicated, grace, leaving, stream, waiting, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, hostVars, took>>
 
 \* The round timeout cuts the streams that owe an answer; the round goes on for the rest.
 \* @actor: server
@@ -209,13 +211,13 @@ RoundTimeout ==
        /\ net' = [h \in Hosts |-> IF h \in silent
                                   THEN [net[h] EXCEPT ![stream[h]] = Dropped(@)]
                                   ELSE net[h]]
-    /\ UNCHANGED <<replicated, grace, leaving, waiting, phase, acked, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, waiting, phase, acked, hostVars, took>>
 
 \* Another leader takes office: members and version are replicated, the rest is forgotten.
 \* @actor: server
 NewLeader ==
     /\ epoch' = epoch + 1
-    /\ grace' = TRUE
+    /\ unseen' = members
     /\ leaving' = {} /\ waiting' = {} /\ phase' = "idle" /\ acked' = {}
     /\ stream' = [h \in Hosts |-> 0]
     /\ net' = [h \in Hosts |-> [s \in 1..Len(net[h]) |-> Dropped(net[h][s])]]
@@ -357,7 +359,7 @@ AckOK(m)     == m.op \in Ops \cup {"hello"} /\ m.v \in Nat
 
 TypeOK ==
     /\ members \subseteq Hosts /\ version \in Nat /\ epoch \in Nat
-    /\ grace \in BOOLEAN /\ leaving \subseteq members /\ waiting \subseteq Attached
+    /\ unseen \subseteq members /\ leaving \subseteq members \ unseen /\ waiting \subseteq Attached
     /\ phase \in Phases /\ acked \subseteq Participants
     /\ stream \in [Hosts -> Nat] /\ session \in [Hosts -> Nat]
     /\ up \in [Hosts -> BOOLEAN] /\ locked \in [Hosts -> BOOLEAN]
@@ -420,8 +422,9 @@ TimeoutIsLocal ==
     [][(\E h \in Hosts : stream[h] # 0 /\ stream'[h] = 0 /\ epoch' = epoch)
           => (phase' = phase /\ version' = version)]_vars
 
-\* (own) While a new leader waits for the members, none of them is removed.
-GraceKept == [][(grace /\ grace') => members \subseteq members']_vars
+\* (own) A member that a new leader still waits for is not removed. One that came back to it, and is
+\* lost again, is a member like any other.
+GraceKept == [][(unseen \cap unseen') \subseteq members']_vars
 
 (* Liveness (see LIVEBarrierDissemination for the bounds).                 *)
 InStep(h) == /\ h \in members /\ Linked(h) /\ ~locked[h]

@@ -11,7 +11,7 @@ CONSTANT MaxBreaks      \* streams broken and not yet noticed by both ends, at a
 \* go on with a round that waits for nobody, and give up a member whose stream ended.
 PushDue == phase = "idle" /\ waiting \cap members # {}
 AdvanceDue == phase # "idle" /\ Participants \subseteq acked
-GiveUpDue == ~grace /\ \E h \in members \ leaving : stream[h] = 0
+GiveUpDue == \E h \in members \ (leaving \cup unseen) : stream[h] = 0
 Settled == ~PushDue /\ ~AdvanceDue /\ ~GiveUpDue
 
 \* The leader sees nothing of a process before its hello, so it may as well start and connect at once.
@@ -25,9 +25,8 @@ OwesNothing(h) ==
 
 \* The grace period is far longer than the round timeout, which cuts whoever owes an answer.
 PATHSGraceEnds == Quiet /\ phase = "idle" /\ (\A h \in Hosts : OwesNothing(h)) /\ GraceEnds
-\* A member that the new leader has seen is treated as any other: its grace is over.
-PATHSStreamEnds(h) == Quiet /\ ~grace /\ StreamEnds(h)
-PATHSRoundTimeout == Quiet /\ ~grace /\ RoundTimeout
+PATHSStreamEnds(h) == Quiet /\ StreamEnds(h)
+PATHSRoundTimeout == Quiet /\ RoundTimeout
 
 Broken == {<<h, s>> \in Hosts \X (1..MaxStreams) :
               s <= Len(net[h]) /\ ~net[h][s].open /\ (stream[h] = s \/ session[h] = s)}

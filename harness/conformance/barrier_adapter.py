@@ -243,5 +243,5 @@ def _settled(state: State) -> bool:
     members: frozenset[int] = state["members"]
     push_due = state["phase"] == "idle" and bool(state["waiting"] & members)
     advance_due = state["phase"] != "idle" and attached - state["waiting"] <= state["acked"]
-    give_up_due = not state["grace"] and bool(members - state["leaving"] - attached)
+    give_up_due = bool(members - state["leaving"] - state["unseen"] - attached)
     return not (push_due or advance_due or give_up_due)

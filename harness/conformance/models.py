@@ -29,7 +29,7 @@ _EXCLUSIVE_UNCOMPARED = (
 )  # fmt: skip
 _BARRIER_UNCOMPARED = (
     Uncompared("leaving", "not a variable of the code: compared by the members of the next version"),
-    Uncompared("grace", "not visible from outside: compared by who is removed"),
+    Uncompared("unseen", "not visible from outside: compared by who is removed"),
     Uncompared("up, session, locked, lk, installed, table, active, took", "of hosts, which are Dapr's and not core's"),
     Uncompared("net[h][s].down of broken streams", "what is sent into a broken stream reaches nobody"),
     Uncompared("net[h][s].up", "what hosts say is taken from the specification"),
