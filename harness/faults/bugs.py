@@ -9,19 +9,25 @@ The package itself knows no switch for them (tests/faults/test_controls.py looks
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
 
+from callboard.consensus.pysyncobj_engine import journal
 from callboard.consensus.pysyncobj_engine.barriers import BarrierTicket
 from callboard.consensus.pysyncobj_engine.core import Core
 from callboard.consensus.pysyncobj_engine.guards import GuardedRaft
 from callboard.consensus.pysyncobj_engine.journal import Journal
 from callboard.consensus.pysyncobj_engine.raft_library import LEADER
-from callboard.core import barrier, native_host, slot_assignment, slot_membership
+from callboard.core import barrier, membership, native_host, slot_assignment, slot_membership
 from callboard.core.barrier_records import Phase
 from callboard.core.leases import UNLIMITED
 from callboard.core.leases import deadlines as deadlines_of
@@ -37,7 +43,10 @@ from callboard.host.client import Client
 from callboard.host.errors import NotServedError, OutcomeUnknownError
 from callboard.host.runtime import Runtime
 from callboard.host.sqlite import SqliteStore
+from callboard.host.stores import Stored
 
+REPLAYED_S = 4.0
+"""Within so long a replica has applied what its journal holds."""
 Patch = tuple[Any, str, Any]
 """Where, what, and by what it is replaced."""
 
@@ -150,6 +159,34 @@ def store_ignores_fences() -> list[Patch]:
     return [(SqliteStore, "save", save)]
 
 
+@bug(Where.HOST, "the store lets reads pass under any fence, and does not remember theirs")
+def store_ignores_fences_on_read() -> list[Patch]:
+    async def load(self: SqliteStore, key: Any, fence: int) -> Stored:
+        del fence
+
+        def read(connection: Any) -> Stored:
+            identity = (key.namespace, key.actor_type, key.actor_id)
+            where = "WHERE namespace = ? AND type = ? AND id = ?"
+            row = connection.execute(f"SELECT value, version FROM actor {where}", identity).fetchone()  # noqa: S608
+            return Stored(*row) if row else Stored(None, 0)
+
+        return await self._in_transaction(read)
+
+    return [(SqliteStore, "load", load)]
+
+
+@bug(Where.HOST, "a host process ends, in order and without a word, when it is told that it was removed")
+def host_ends_when_removed() -> list[Patch]:
+    original = NativeHost._take_in
+
+    def take_in(self: NativeHost, event: Any, now_ms: int) -> None:
+        original(self, event, now_ms)
+        if isinstance(event, GoneReceived):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return [(NativeHost, "_take_in", take_in)]
+
+
 @bug(Where.HOST, "a removed incarnation does not listen when it is told that it is gone")
 def removal_ignored() -> list[Patch]:
     original = NativeHost._take_in
@@ -244,6 +281,17 @@ def grants_without_release() -> list[Patch]:
     return [(SlotIndex, "granted", granted)]
 
 
+@bug(Where.REPLICA, "slots are granted with another `since` than the table's")
+def granted_of_another_since() -> list[Patch]:
+    original = SlotIndex.granted
+
+    def granted(self: SlotIndex, incarnation: int, kinds: Iterable[str], holding: Any) -> Iterator[Any]:
+        for kind, slot, since, fence in original(self, incarnation, kinds, holding):
+            yield (kind, slot, max(1, since - 1), fence)
+
+    return [(SlotIndex, "granted", granted)]
+
+
 @bug(Where.REPLICA, "the leader does not wait for the last lease of a removed host")
 def lease_wait_skipped() -> list[Patch]:
     return [(Attendance, "wait_over_ms", lambda _self, _incarnation: 0)]
@@ -324,6 +372,29 @@ def dealt_by_hash_seed() -> list[Patch]:
         original(owners, sorted(free, key=lambda slot: hash(str(slot))), *rest)
 
     return [(slot_assignment, "_hand_out", hand_out)]
+
+
+@bug(Where.REPLICA, "votes are not written to the journal")
+def votes_not_persisted() -> list[Patch]:
+    def frame(*fields: Any) -> Any:
+        *others, _, commit_index = fields
+        return original(*others, None, commit_index)
+
+    original: Callable[..., Any] = journal._Frame
+    return [(journal, "_Frame", frame)]
+
+
+@bug(Where.REPLICA, "a replica that starts again forgets the answers of sessions that its log holds (ApplyOnce)")
+def sessions_forgotten() -> list[Patch]:
+    original, begun = membership._remember, time.monotonic()
+    again = any((Path(argument) / "journal").exists() for argument in sys.argv)
+
+    def remember(state: Any, identity: Any, answer: Any) -> Any:
+        if again and time.monotonic() - begun < REPLAYED_S:
+            return state
+        return original(state, identity, answer)
+
+    return [(membership, "_remember", remember)]
 
 
 @bug(Where.REPLICA, "linearizable reads ask nobody")

@@ -159,6 +159,41 @@ CONTROLS = (
     ),
     Control("store_ignores_fences", ("fence_monotonic",), 10, (FaultSpec("host_pause", 1.0, 8, "hosts", "h1,h2"),)),
     Control(
+        "store_ignores_fences_on_read",
+        ("fence_monotonic",),
+        22,
+        (
+            FaultSpec("host_pause", 1.0, 8, "hosts", "h1,h2"),
+            FaultSpec("host_pause", 12.0, 8, "hosts", "h2,h3"),
+        ),
+        habits=Habits(reads=0.95),
+        remark="What a zombie writes is accepted only if the next owner has read and not yet written by then.",
+    ),
+    Control("host_ends_when_removed", ("processes",), 5, (FaultSpec("host_removed", 0.5, 3, "hosts", "h1"),)),
+    Control(
+        "granted_of_another_since",
+        (RECOVERY,),
+        4,
+        (FaultSpec("host_kill", 0.5, 2, "hosts", "h1"),),
+        remark="A host takes no grant whose `since` is not that of its table, so nobody serves the slots.",
+    ),
+    Control(
+        "votes_not_persisted",
+        ("replicas",),
+        7,
+        (FaultSpec("kill", 0.5, 2, "replicas", "follower"),),
+        workloads=("members", "lookups"),
+    ),
+    Control(
+        "sessions_forgotten",
+        ("replicas",),
+        9,
+        (FaultSpec("kill", 0.5, 2, "replicas", "leader"),),
+        workloads=("members", "lookups"),
+        remark="Its state, of which sessions are a part, differs from that of the others at the same position. That a "
+        "repeated command has two effects is not shown by this.",
+    ),
+    Control(
         "unknown_outcomes_retried",
         ("acknowledged_once", "linearizability_list"),
         8,

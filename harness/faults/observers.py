@@ -156,7 +156,19 @@ class Observers:
             applied_index=status.applied_index,
             state_digest=status.state_digest,
             peers_connected=list(status.peers_connected),
+            **_vote(dict(status.engine_details)),
         )
+
+
+def _vote(details: dict[str, str]) -> dict[str, Any]:
+    """The durable vote, if the engine votes. It belongs to a directory: a replacement begins anew."""
+    if "vote_term" not in details:
+        return {}
+    return {
+        "directory": details["directory_id"],
+        "vote_term": int(details["vote_term"]),
+        "voted_for": details["voted_for"],
+    }
 
 
 class RecordingChecks(WireChecks):

@@ -51,10 +51,12 @@ class Workload(Protocol):
 
 @frozen
 class Habits:
-    """How often turns are unlike the others: `long_turns` take long, `blocking_turns` compute for long."""
+    """How often turns are unlike the others: `long_turns` take long, `blocking_turns` compute for long; `reads` change
+    nothing."""
 
     long_turns: float = LONG_TURNS
     blocking_turns: float = 0.0
+    reads: float = 0.3
 
 
 @define(eq=False)
@@ -146,7 +148,7 @@ class Actors(Base):
         while not self._stopping:
             key = self._key(kind, place)
             actor_id = key.name.partition("/")[2]
-            if self.random.random() < 0.3:
+            if self.random.random() < self.habits.reads:
                 outcome, _ = await client.read(caller, key.name)
             elif kind == "counter":
                 outcome = await client.add(caller, actor_id, self.random.randint(1, 9))

@@ -169,3 +169,13 @@ def test_nothing_is_written_without_a_change() -> None:
     journal.setRaftCommitIndex(1)
     journal.sync()
     assert disk.files[JOURNAL_FILE] == before
+
+
+def test_a_vote_is_told_once_it_is_durable() -> None:
+    disk = MemoryDisk()
+    journal = Journal.create(disk, "d1")
+    seen = [journal.durable_vote]
+    journal.setCurrentTerm(3, "r2")
+    seen.append(journal.durable_vote)
+    journal.sync()
+    assert [*seen, journal.durable_vote] == [(0, None), None, (3, "r2")]

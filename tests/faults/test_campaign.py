@@ -148,6 +148,16 @@ def test_the_longest_time_without_success_around_a_fault(tmp_path: Path) -> None
     assert figures_of(history)["operations"] == {"add counter": {"during": {"ok": 4}}}
 
 
+def test_orders_to_sidecars_are_counted_by_phase(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with Recorder(path) as recorder:
+        for at_ms, phase in ((10, "before"), (20, "during")):
+            recorder.note("phase", at_ns=at_ms * MS, phase=phase)
+        for at_ms in (5, 11, 21, 22):
+            recorder.note("order", at_ns=at_ms * MS, namespace="sidecars")
+    assert figures_of(read_history(path))["sidecar_orders"] == {"before": 1, "during": 2, "after": 0}
+
+
 def test_spreads() -> None:
     assert spread([]) == {"count": 0, "p50": 0, "p95": 0, "max": 0}
     assert spread(list(range(1, 101))) == {"count": 100, "p50": 50, "p95": 95, "max": 100}

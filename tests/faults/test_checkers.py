@@ -17,7 +17,7 @@ from harness.faults.checkers.activations import (
 from harness.faults.checkers.effects import check_acknowledged_once, check_fences
 from harness.faults.checkers.tables import check_tables
 from harness.faults.checkers.verdict import CheckResult, Verdict, worst
-from harness.faults.history import History, Note, Outcome
+from harness.faults.history import Fault, History, Note, Outcome
 from tests.faults.histories import operation
 
 MS = 1_000_000
@@ -99,6 +99,21 @@ def test_fences_at_the_store() -> None:
     needless = history(store(1, accepted=True), store(1, accepted=False))
     assert check_fences(needless).verdict is Verdict.INVALID
     assert check_fences(history()).verdict is Verdict.UNKNOWN
+
+
+def test_a_turn_under_a_newer_fence_ends_what_the_store_may_accept() -> None:
+    """Its load has raised the fence, also if it wrote nothing."""
+    read = turn("y", 1000, 1010, fence=2)
+
+    def write(at_ms: int, fence: int) -> Note:
+        return note("store", at_ms, actor="a", fence=fence, accepted=True)
+
+    stale = check_fences(history(read, write(1500, 1)))
+    assert stale.explanation == ("actor a: a write under fence 1 was accepted after a turn under 2 had ended",)
+    assert check_fences(history(read, write(1500, 2))).verdict is Verdict.VALID
+    assert check_fences(history(read, write(1050, 1))).verdict is Verdict.VALID, "the store's times are not that sharp"
+    clock = Fault(1, "host_clock_rate", "h1", 0, None)
+    assert check_fences(History((), (clock,), (read, write(1500, 1)))).verdict is Verdict.VALID
 
 
 def test_acknowledged_work_is_there_once() -> None:

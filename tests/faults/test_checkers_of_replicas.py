@@ -43,7 +43,7 @@ def replica(name: str, index: int, digest: str, *, epoch: int = 1, in_office: bo
 def test_replicas_at_one_position_are_in_one_state() -> None:
     right = history(replica("r1", 5, "a"), replica("r2", 5, "a"), replica("r1", 6, "b"))
     assert check_replicas(right).verdict is Verdict.VALID
-    assert check_replicas(right).figures == {"states": 3, "compared": 1}
+    assert check_replicas(right).figures == {"states": 3, "compared": 1, "votes": 0}
     wrong = check_replicas(history(replica("r1", 5, "a"), replica("r2", 5, "b")))
     assert wrong.explanation == ("position 5 has digest a at r1, b at r2",)
     assert check_replicas(history(note("replica", replica="r1", alive=False))).verdict is Verdict.UNKNOWN
@@ -54,6 +54,29 @@ def test_an_epoch_has_one_leader() -> None:
     assert check_replicas(change).verdict is Verdict.VALID
     both = history(replica("r1", 5, "a", epoch=2, in_office=True), replica("r2", 6, "b", epoch=2, in_office=True))
     assert check_replicas(both).explanation == ("epoch 2 is held by r1 and by r2",)
+
+
+def vote(term: int, voted_for: str, *, directory: str = "d1") -> Note:
+    state = replica("r1", 5, "a")
+    return Note("replica", 1, {**state.fields, "directory": directory, "vote_term": term, "voted_for": voted_for})
+
+
+@pytest.mark.parametrize(
+    ("votes", "right"),
+    [
+        ([vote(3, "nobody"), vote(3, "r2"), vote(3, "r2"), vote(4, "r1"), vote(6, "nobody")], True),
+        ([vote(3, "r2"), vote(1, "nobody", directory="d2"), vote(4, "r2")], True),
+        ([vote(3, "r2"), vote(3, "r1")], False),
+        ([vote(3, "r2"), vote(3, "nobody")], False),
+        ([vote(3, "r2"), vote(2, "nobody")], False),
+    ],
+)
+def test_a_replica_keeps_its_term_and_its_vote(votes: list[Note], right: bool) -> None:
+    result = check_replicas(history(*votes))
+    assert result.verdict is (Verdict.VALID if right else Verdict.INVALID)
+    assert result.figures["votes"] == len(votes)
+    if not right:
+        assert result.explanation[0].startswith("r1 knew term 3 and voted for r2, and later term ")
 
 
 def lookup(

@@ -3,18 +3,25 @@ that was said to have failed that is not there (`DefiniteOrUnknown`)."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from harness.faults.checkers.activations import turns_of
 from harness.faults.checkers.verdict import CheckResult, Verdict
 from harness.faults.history import History, Operation, Outcome
 
 STORE = "store"
 """Note of one write at a store, in the order of the store: actor, fence, accepted (true or false), host."""
+STORE_TIMES_NS = 100_000_000
+"""The store's own times are good to some milliseconds only."""
+CLOCKS = "host_clock_rate"
 
 
 def check_fences(history: History) -> CheckResult:
-    """The fences of accepted writes of one actor never fall, and what was refused was older than what was accepted."""
+    """The fences of accepted writes of one actor never fall, and what was refused was older than what was accepted.
+    Turns count as well: each has read its actor's state under its fence, and nothing older is accepted after that."""
+    ended = _turns_by_end(history)
     accepted: dict[str, int] = {}
     figures = {"writes": 0, "refused": 0}
     for note in history.notes_of(STORE):
@@ -22,8 +29,10 @@ def check_fences(history: History) -> CheckResult:
         newest = accepted.get(actor, 0)
         figures["writes"] += 1
         if note.fields["accepted"]:
-            if fence < newest:
-                text = f"actor {actor}: a write under fence {fence} was accepted after one under {newest}"
+            since = _newest_turn(ended.get(actor, []), note.at_ns - STORE_TIMES_NS)
+            if fence < max(newest, since):
+                after = f"one under {newest}" if fence < newest else f"a turn under {since} had ended"
+                text = f"actor {actor}: a write under fence {fence} was accepted after {after}"
                 return CheckResult("fence_monotonic", Verdict.INVALID, (text,), figures)
             accepted[actor] = fence
         else:
@@ -35,6 +44,26 @@ def check_fences(history: History) -> CheckResult:
                 return CheckResult("fence_monotonic", Verdict.INVALID, (text,), figures)
     verdict = Verdict.VALID if figures["writes"] else Verdict.UNKNOWN
     return CheckResult("fence_monotonic", verdict, () if figures["writes"] else ("no writes at the store",), figures)
+
+
+def _turns_by_end(history: History) -> dict[str, list[tuple[int, int]]]:
+    """By actor (end, highest fence up to then), in order. Nothing if clocks were falsified: then the store's times are
+    those of such clocks."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    if any(fault.kind == CLOCKS for fault in history.faults):
+        return found
+    for actor, turns in turns_of(history).items():
+        highest = 0
+        for turn in sorted(turns, key=lambda turn: turn.ended_ns):
+            highest = max(highest, turn.fence)
+            found.setdefault(actor, []).append((turn.ended_ns, highest))
+    return found
+
+
+def _newest_turn(ended: Sequence[tuple[int, int]], before_ns: int) -> int:
+    """The highest fence of turns that ended before."""
+    place = bisect_left(ended, (before_ns, 0))
+    return ended[place - 1][1] if place else 0
 
 
 def check_acknowledged_once(

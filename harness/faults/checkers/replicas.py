@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from harness.faults.checkers.linearizability import describe
 from harness.faults.checkers.verdict import CheckResult, Verdict
@@ -14,12 +16,16 @@ LEAKS = re.compile(
 )
 """What no process may write, whatever happens to it: bugs that an outer loop caught, tasks that nobody waits for."""
 
+NO_VOTE = "nobody"
+
 
 def check_replicas(history: History) -> CheckResult:
-    """Replicas that applied the same position are in the same state, and an epoch is held by one replica only."""
+    """Replicas that applied the same position are in the same state, an epoch is held by one replica only, and no
+    replica forgets a term or its vote in it, whatever happens to its process."""
     digests: dict[tuple[int, int], tuple[str, str]] = {}
     holders: dict[int, str] = {}
-    figures = {"states": 0, "compared": 0}
+    votes: dict[str, tuple[int, str]] = {}
+    figures = {"states": 0, "compared": 0, "votes": 0}
     for note in history.notes_of("replica"):
         fields = note.fields
         if not fields["alive"]:
@@ -34,10 +40,24 @@ def check_replicas(history: History) -> CheckResult:
             problem = f"position {place[1]} has digest {digest} at {replica}, {other}"
         elif fields["in_office"] and holders.setdefault(fields["epoch"], fields["replica"]) != fields["replica"]:
             problem = f"epoch {fields['epoch']} is held by {holders[fields['epoch']]} and by {fields['replica']}"
+        elif "vote_term" in fields:
+            figures["votes"] += 1
+            problem = _forgotten_vote(fields, votes)
         if problem:
             return CheckResult("replicas", Verdict.INVALID, (problem,), figures)
     verdict = Verdict.VALID if figures["states"] else Verdict.UNKNOWN
     return CheckResult("replicas", verdict, () if figures["states"] else ("no replica was asked",), figures)
+
+
+def _forgotten_vote(fields: Mapping[str, Any], votes: dict[str, tuple[int, str]]) -> str:
+    """What is wrong with a durable vote after the earlier ones of the same directory; empty if nothing is."""
+    present = (int(fields["vote_term"]), str(fields["voted_for"]))
+    term, voted_for = votes.get(fields["directory"], (0, NO_VOTE))
+    votes[fields["directory"]] = present
+    if present[0] < term or (present[0] == term and voted_for not in {NO_VOTE, present[1]}):
+        earlier = f"term {term} and voted for {voted_for}"
+        return f"{fields['replica']} knew {earlier}, and later term {present[0]} and voted for {present[1]}"
+    return ""
 
 
 def check_positions(history: History) -> CheckResult:

@@ -328,6 +328,9 @@ class PysyncobjEngine:
                 ("journal_syncs", str(journal.figures.syncs)),
                 ("journal_rewrites", str(journal.figures.rewrites)),
             ]
+            if journal.durable_vote is not None:
+                term, voted_for = journal.durable_vote
+                details += [("vote_term", str(term)), ("voted_for", voted_for or "nobody")]
         if self._links is not None:
             details += [(f"no_link_to_{peer_id}", reason) for peer_id, reason in sorted(self._links.troubles.items())]
         return details

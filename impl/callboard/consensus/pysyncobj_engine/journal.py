@@ -284,6 +284,11 @@ class Journal(LibraryJournal):  # type: ignore[misc]  # the library has no types
         """Whether something is not durable yet."""
         return self._meta_dirty or self._dirty_from is not None
 
+    @property
+    def durable_vote(self) -> tuple[int, str | None] | None:
+        """The term, and who got the vote in it; None while that is not durable yet."""
+        return None if self._meta_dirty else (self._term, self._voted_for)
+
     def term_at(self, index: int) -> int | None:
         """Term of the entry at `index`; None if it is not (or no longer) kept."""
         position = index - self._entries[0][1]
