@@ -240,6 +240,11 @@ def totals_by_phase(summary: Figures) -> dict[str, Counter[str]]:
     return found
 
 
+def ending(about: Mapping[str, Any]) -> str:
+    """Why a campaign ended, and whether somebody went on with it."""
+    return f"ended by: {about['ended']}" + ("; resumed after an interruption" if about.get("resumed") else "")
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     whole = int(seconds)
@@ -265,7 +270,7 @@ def markdown(summary: Figures) -> str:
     verdicts = [
         (name, counts["valid"], counts["invalid"], counts["unknown"]) for name, counts in summary["verdicts"].items()
     ]
-    lines = [f"`{about['command']}`, {about['date']}, commit {commit}; ended by: {about['ended']}.", ""]
+    lines = [f"`{about['command']}`, {about['date']}, commit {commit}; {ending(about)}.", ""]
     tables: list[tuple[Sequence[str], Sequence[Sequence[object]]]] = [
         (("figure", ""), headline(summary)),
         (("cluster", "runs", "live"), [_cluster_row(cluster) for cluster in summary["clusters"]]),

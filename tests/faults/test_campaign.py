@@ -23,6 +23,7 @@ from harness.faults.gates import FUNCTIONS
 from harness.faults.history import Outcome, Phase, Recorder, read_history
 from harness.faults.nemeses import KINDS
 from harness.faults.plan import Choices, Planned, _drawn, plan, rarest, within
+from harness.faults.runner import commit
 from harness.faults.schedules import scenarios
 from harness.faults.summary import BEGIN, END, markdown, record, seeds_text, summarise
 from harness.faults.verdicts import judge
@@ -257,6 +258,26 @@ def test_an_interrupted_campaign_keeps_what_need_not_run_again(tmp_path: Path) -
     (tmp_path / "other").mkdir()
     assert sorted(kept_runs(tmp_path)) == [1, 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["001-a", "004-c", "other"]
+
+
+def test_a_campaign_goes_on_where_it_was_and_only_with_the_same_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "001-a").mkdir()
+    (tmp_path / "001-a" / "results.json").write_text(json.dumps(result("001-a", seed=4)))
+    command = "callboard-faults campaign --time 10m --each 40s --seed 4 --runs 1 --jobs 1 --workload members"
+    kept = tmp_path / "campaign.json"
+    kept.write_text(json.dumps({"about": ABOUT | {"command": command, "commit": commit()}}))
+    assert main(["campaign", "--resume", str(tmp_path)]) == 0
+    summary = json.loads(kept.read_text())
+    assert summary["runs"] == summary["passed"] == 1, "the one that it wanted was there"
+    assert summary["about"]["command"] == command
+    assert summary["about"]["ended"] == "1 runs"
+    assert summary["about"]["resumed"]
+    kept.write_text(json.dumps({"about": ABOUT | {"command": command, "commit": "0123456789abcdef"}}))
+    capsys.readouterr()
+    assert main(["campaign", "--resume", str(tmp_path)]) == 2
+    assert "ran commit 0123456789ab; here is" in capsys.readouterr().out
 
 
 def test_seeds_are_shown_as_ranges() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.faults.pages.document import Markup, badge, cards, document, navigation, preformatted, section, table
 from harness.faults.pages.run import PAGE
-from harness.faults.summary import OUTCOMES, PHASES, Figures, duration, headline, policy_of, totals_by_phase
+from harness.faults.summary import OUTCOMES, PHASES, Figures, duration, ending, headline, policy_of, totals_by_phase
 
 BAR_PX = 260
 
@@ -16,6 +16,7 @@ def campaign_page(summary: Figures, runs: Sequence[Figures]) -> str:
     """The whole page. `runs`: what `summary.load_runs` gives."""
     parts = [
         ("failures", "Runs that failed", _failures(summary)),
+        ("missing", "Not shown", table(("what this campaign did not show",), [(line,) for line in summary["missing"]])),
         ("figures", "Figures", table(("figure", ""), headline(summary))),
         ("faults", "Faults", _faults(summary)),
         ("service", "Out of service", _service(summary)),
@@ -53,7 +54,7 @@ def _head(summary: Figures) -> str:
         (str(summary["unknown_verdicts"]), "unknown verdicts"),
         (f"{summary['stale_refused']:,}", "stale accesses refused"),
     ]
-    words = f"{about['date']}, commit {about['commit'][:12] or 'unknown'}; ended by: {about['ended']}"
+    words = f"{about['date']}, commit {about['commit'][:12] or 'unknown'}; {ending(about)}"
     command = preformatted([about["command"]])
     return (
         f'<h1>{verdict}Campaign of the fault-injection suite</h1><p class="soft">{words}</p>{command}{cards(entries)}'
