@@ -12,7 +12,7 @@ from harness.faults.commands import fresh, main
 from harness.faults.gates import FaultReport, gates_of
 from harness.faults.history import Outcome, Phase, Recorder, read_history
 from harness.faults.nemeses import FaultSpec
-from harness.faults.runner import RunReport
+from harness.faults.runner import RunReport, drop_bulk
 from harness.faults.schedules import Schedule
 
 SETTINGS = {
@@ -127,3 +127,12 @@ def test_a_history_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "history.jsonl").touch()
     assert fresh(tmp_path / "run") == tmp_path / "run-2"
+
+
+def test_what_is_large_and_says_nothing_is_dropped(tmp_path: Path) -> None:
+    for name in ("etcd/m1/member/wal/0.wal", "etcd/m2/member/snap/db", "etcd/m1.log", "history.jsonl"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    drop_bulk(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["history.jsonl", "m1.log"]
