@@ -44,7 +44,9 @@ def write_history(path: Path, *, without: tuple[str, Phase] = ("", Phase.BEFORE)
         for host, begun_ns in (("h1", 1), ("h2" if moves else "h1", 10)):
             turn = {"actor": "Tally/k1", "host": host, "incarnation": 1, "fence": begun_ns}
             recorder.note("turn", begun_ns=begun_ns, ended_ns=begun_ns + 1, **turn)
-            recorder.note("store", actor="Tally/k1", fence=begun_ns, accepted=True, host=host, access="save")
+            recorder.note(
+                "store", at_ns=begun_ns, actor="Tally/k1", fence=begun_ns, accepted=True, host=host, access="save"
+            )
 
 
 def gates(path: Path, *faults: FaultReport) -> list[str]:
