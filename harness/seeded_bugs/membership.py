@@ -48,6 +48,24 @@ def expired_sessions_come_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(membership, "apply", apply)
 
 
+@bug("ApplyOnce")
+def operators_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """An operator's request that is repeated at another leader is carried out again."""
+    patch.setattr(membership, "operator_answer", lambda _state, _request_id: None)
+
+
+@bug("ApplyOnce")
+def any_request_of_an_id_is_the_first(patch: pytest.MonkeyPatch) -> None:
+    """Another request under the id of an earlier one gets that one's answer, although nothing was done for it."""
+    original = membership._execute_asked
+
+    def execute_asked(state: ReplicatedState, request: Any) -> tuple[ReplicatedState, Answer]:
+        known = None if request.operator is None else membership.operator_answer(state, request.operator.request_id)
+        return original(state, request) if known is None else (state, known.answer)
+
+    patch.setattr(membership, "_execute_asked", execute_asked)
+
+
 @bug("GenerationExact")
 def version_always_rises(patch: pytest.MonkeyPatch) -> None:
     """The version rises although no table changed."""

@@ -6,7 +6,7 @@ object stands for all of them.
 
     LinearizableMembership  an entry takes effect at its place in the log, at once and whole
     GenerationExact         versions rise by one exactly when the table changes; see `_changed`
-    ApplyOnce               a repeated request has no second effect; see `once`
+    ApplyOnce               a repeated request has no second effect; see `once`, and `asked` for operators
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ def wire(version: Version) -> int:
 
 @dataclass
 class Log:
-    """Everything that the log decides. The limits are of sessions, of their age in entries, and of kept answers."""
+    """Everything that the log decides. The limits are of sessions, of their age in entries, and of kept answers, to a
+    client and to operators."""
 
     sessions_max: int
     idle_entries: int
     answers_max: int
+    operators_max: int
+    level: int = 1
     entries: int = 0
     generation: int = 0
     epoch: int = 0
@@ -69,6 +72,8 @@ class Log:
     sessions: dict[int, Session] = field(default_factory=dict)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
     floors: dict[str, Version] = field(default_factory=dict)
+    operators: list[tuple[str, object, Answer]] = field(default_factory=list)
+    """Id, what was asked, and what was answered."""
 
     # -- entries
 
@@ -96,6 +101,20 @@ class Log:
         known.answers = self._remembered(known)
         return answer
 
+    def asked(self, request_id: str, what: object, command: Callable[[], Answer]) -> Answer:
+        """ApplyOnce for operators, whoever leads: what was carried out once is answered again, for the newest ids.
+        Asking for something else under a known id is refused."""
+        if self.level < 3:
+            return "unsupported", 0
+        for known_id, known_what, answer in self.operators:
+            if known_id == request_id:
+                return answer if known_what == what else ("invalid", 0)
+        answer = command()
+        if answer[0] in {"ok", "unchanged"}:
+            self.operators.append((request_id, what, answer))
+            del self.operators[: -self.operators_max]
+        return answer
+
     def _remembered(self, session: Session) -> dict[int, Answer]:
         return {sequence: kept for sequence, kept in session.answers.items() if sequence >= session.forgotten_below}
 
@@ -116,6 +135,15 @@ class Log:
             return "unchanged", self.epoch
         self.holder, self.epoch = holder, self.epoch + 1
         return "ok", self.epoch
+
+    def raise_level(self, epoch: int, level: int) -> Answer:
+        """Levels never fall."""
+        if epoch != self.epoch:
+            return "stale_epoch", self.epoch
+        if level <= self.level:
+            return "unchanged", self.level
+        self.level = level
+        return "ok", level
 
     def create(self, name: str, policy: str) -> Answer:
         """A namespace starts above everything that a namespace of that name ever was."""

@@ -23,6 +23,7 @@ from callboard.core.commands import (
     DeleteNamespace,
     FenceSpan,
     OpenSession,
+    OperatorRequest,
     RaiseFeatureLevel,
     RaiseFences,
     RaiseGeneration,
@@ -101,14 +102,18 @@ def entries_of_level_2() -> list[bytes]:
 
 
 def entries_of_level_3() -> list[bytes]:
-    """A log in which stores count from level 3 on: before it they are not kept, after it a second one is refused."""
+    """A log in which stores and operators' requests count from level 3 on: before it they are not kept."""
 
     def host(number: int, store_id: str = "", process: str = "p") -> NativeHostRecord:
         return NativeHostRecord(
             f"h{number}", f"10.0.0.{number}:7301", ("Cart",), f"{process}{number}", store_id=store_id
         )
 
-    requests: list[Command] = [TakeOffice("r1", "n1"), RaiseFeatureLevel(1, 2)]
+    def asked(request_id: str, command: Command, *, digest: bytes = b"sixteen bytes ..") -> Request:
+        return Request(command, operator=OperatorRequest(request_id, digest))
+
+    requests: list[Command | Request] = [TakeOffice("r1", "n1"), RaiseFeatureLevel(1, 2)]
+    requests += [asked("early", CreateNamespace("sidecars", Policy.BARRIER))]
     requests += [
         CreateNativeNamespace("carts", Policy.EXCLUSIVE, 4),
         CreateNativeNamespace("lamps", Policy.EVENTUAL, 4),
@@ -126,7 +131,13 @@ def entries_of_level_3() -> list[bytes]:
     requests += [CommitNativeBatch(2, "carts", (host(5, "file-2"),), (Removal("h1", 1), Removal("h3", 3)))]
     requests += [CommitNativeBatch(2, "carts", (host(5, "file-3", process="q"),))]
     requests += [CommitNativeBatch(2, "lamps", (host(7, "file-1"), host(8, "file-2")))]
-    return [commands.encode_request(Request(command)) for command in requests]
+    removal = asked("one", CommitNativeBatch(2, "lamps", removals=(Removal("h7", 7),)))
+    create = CreateNamespace("sidecars", Policy.BARRIER)
+    requests += [removal, removal, asked("one", create, digest=b"another request."), asked("two", create)]
+    requests += [TakeOffice("r1", "n3"), removal, asked("two", create), asked("three", create), asked("", create)]
+    requests += [asked("two", create, digest=b"short"), asked("four", DeleteNamespace("nowhere"))]
+    wrapped = [item if isinstance(item, Request) else Request(item) for item in requests]
+    return [commands.encode_request(request) for request in wrapped]
 
 
 ENTRIES = {1: entries_of_level_1, 2: entries_of_level_2, 3: entries_of_level_3}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.processes import Cluster, ServerProcess
+from harness.processes import Cluster, ServerProcess, wait_until
 from harness.sidecars import Fleet, SidecarSpec
+from tests.host.slots import session_of
 
 pytestmark = pytest.mark.process
 DEADLINE_S = 90.0
@@ -72,6 +73,36 @@ async def test_a_lost_disk_is_replaced_by_commands(tmp_path: Path) -> None:
         await survivor.kill()
         leader = await cluster.leader(deadline_s=DEADLINE_S)
         assert await members(leader) == before
+
+
+async def test_a_change_that_is_asked_for_again_at_the_next_leader_is_made_once(tmp_path: Path) -> None:
+    flags = ("--lease=3s", "--drain=500ms", "--margin=200ms", "--tick=200ms", "--failure-timeout=60s")
+    async with Cluster(directory=tmp_path, flags=flags) as cluster:
+        leader = await cluster.leader()
+        addresses = f"--address={','.join(cluster.addresses)}"
+        session, slots = session_of("h1", [s.address for s in cluster.servers if s is not leader])
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await session.start()
+            before = session.machine.incarnation
+            remove = ("remove", "h1", "--namespace=carts", "--request-id=one", "-o", "json", addresses)
+            first = await command(*remove)
+            assert first.returncode == 0, first.stderr
+
+            async def is_back() -> bool:
+                return session.machine.incarnation > before and bool(slots.serving)
+
+            await wait_until(is_back, deadline_s=DEADLINE_S, what="the removed host is back as another incarnation")
+            after = session.machine.incarnation
+            await leader.kill()
+            successor = await cluster.leader(deadline_s=DEADLINE_S)
+            again = await command(*remove)
+            assert again.returncode == 0, again.stderr
+            assert again.stdout == first.stdout
+            assert ("h1", after) in await members(successor)
+            assert session.machine.incarnation == after
+        finally:
+            await session.stop()
 
 
 async def test_tickets_for_other_groups_or_damaged_ones_change_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ restart from a snapshot and the log after it is where it was before).
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from attrs import define, field
@@ -23,6 +24,8 @@ from callboard.core.commands import (
     CreateNamespace,
     DeleteNamespace,
     OpenSession,
+    OperatorRequest,
+    RaiseFeatureLevel,
     RaiseGeneration,
     Removal,
     RepeatRound,
@@ -38,7 +41,8 @@ from tests.model.support import SideBySide, agree
 NAMES = ("10.0.0.1:50002", "10.0.0.2:50002", "10.0.0.3:50002")
 NAMESPACES = ("default", "other")
 TYPES = ("Cart", "Lamp")
-LIMITS = {"SESSIONS_MAX": 4, "SESSION_IDLE_ENTRIES": 12, "ANSWERS_PER_SESSION_MAX": 5}
+OPERATORS = ("a", "b", "c", "d")
+LIMITS = {"SESSIONS_MAX": 4, "SESSION_IDLE_ENTRIES": 12, "ANSWERS_PER_SESSION_MAX": 5, "OPERATOR_ANSWERS_MAX": 2}
 
 hosts = st.builds(
     HostRecord,
@@ -84,10 +88,12 @@ class MembershipMachine(SideBySide):
             setattr(membership, name, limit)
         self.log: list[bytes] = []
         self.first, self.lagging = Replica(), Replica()
-        self.model = Log(LIMITS["SESSIONS_MAX"], LIMITS["SESSION_IDLE_ENTRIES"], LIMITS["ANSWERS_PER_SESSION_MAX"])
+        sessions, idle, answers, operators = LIMITS.values()
+        self.model = Log(sessions, idle, answers, operators)
         self.history: dict[str, list[tuple[Version, frozenset[Host]]]] = {}
         self.next_sequence: dict[int, int] = {}
         self.protected: list[Request] = []
+        self.asked: list[tuple[str, Command]] = []
         self.repeated = 0
 
     def submit(self, request: Request) -> None:
@@ -97,16 +103,27 @@ class MembershipMachine(SideBySide):
         answer = self.first.answers[-1]
         identity = request.request_id
         if identity.session == commands.NO_SESSION:
-            expected = self.model.entry(lambda: self.carry_out(request.command))
+            expected = self.model.entry(lambda: self.carry_out_asked(request))
         else:
             expected = self.model.once(
                 identity.session,
                 identity.sequence,
                 identity.acknowledged_below,
-                lambda: self.carry_out(request.command),
+                lambda: self.carry_out_asked(request),
             )
         stale = {answer.code.value, expected[0]} & {"stale_request", "expired_session"}
-        agree("ApplyOnce" if stale else "LinearizableMembership", (answer.code.value, answer.number), expected)
+        agree(
+            "ApplyOnce" if stale or request.operator is not None else "LinearizableMembership",
+            (answer.code.value, answer.number),
+            expected,
+        )
+
+    def carry_out_asked(self, request: Request) -> tuple[str, int]:
+        """The model's command, for an operator or not."""
+        asked = request.operator
+        if asked is None:
+            return self.carry_out(request.command)
+        return self.model.asked(asked.request_id, asked.digest, lambda: self.carry_out(request.command))
 
     def carry_out(self, command: Command) -> tuple[str, int]:
         """The model's command."""
@@ -115,6 +132,8 @@ class MembershipMachine(SideBySide):
                 return self.model.open_session()
             case TakeOffice(replica_id, nonce):
                 return self.model.take_office(f"{replica_id}/{nonce}")
+            case RaiseFeatureLevel(epoch, level):
+                return self.model.raise_level(epoch, level)
             case CreateNamespace(name, policy):
                 return self.model.create(name, policy.value)
             case DeleteNamespace(name):
@@ -130,13 +149,13 @@ class MembershipMachine(SideBySide):
                 return self.model.begin_restore(source, generation, epoch, next_incarnation - 1)
         raise AssertionError(f"no rule for {command}")
 
-    def protect(self, command: Command, data: Any) -> None:
+    def protect(self, command: Command, data: Any, operator: OperatorRequest | None = None) -> None:
         """Under a session, as servers do."""
         session = data.draw(st.sampled_from(sorted(self.next_sequence)), label="session")
         sequence = self.next_sequence[session]
         self.next_sequence[session] = sequence + 1
         below = data.draw(st.integers(max(1, sequence - 3), sequence), label="acknowledged_below")
-        request = Request(command, RequestId(session, sequence, below))
+        request = Request(command, RequestId(session, sequence, below), operator)
         self.submit(request)
         self.protected.append(request)
 
@@ -146,6 +165,7 @@ class MembershipMachine(SideBySide):
     def begin(self, present: list[HostRecord]) -> None:
         self.open_session()
         self.take_office("r1", "n1")
+        self.submit(Request(RaiseFeatureLevel(1, membership.KNOWN_FEATURE_LEVEL)))
         if present:
             self.submit(Request(CreateNamespace(NAMESPACES[0], Policy.BARRIER)))
             self.submit(Request(CommitBatch(1, NAMESPACES[0], tuple(present))))
@@ -166,6 +186,23 @@ class MembershipMachine(SideBySide):
     @rule(name=st.sampled_from(NAMESPACES), data=st.data())
     def delete_namespace(self, name: str, data: Any) -> None:
         self.protect(DeleteNamespace(name), data)
+
+    @rule(operator=st.sampled_from(OPERATORS), name=st.sampled_from(NAMESPACES), is_new=st.booleans(), data=st.data())
+    def operate(self, *, operator: str, name: str, is_new: bool, data: Any) -> None:
+        """An operator asks for something under an id that may have been used before."""
+        self.asked.append((operator, CreateNamespace(name, Policy.BARRIER) if is_new else DeleteNamespace(name)))
+        self._ask(self.asked[-1], data)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def operate_again(self, data: Any) -> None:
+        """The same, asked of another leader: under another session, or another number."""
+        self._ask(data.draw(st.sampled_from(self.asked), label="asked again"), data)
+
+    def _ask(self, asked: tuple[str, Command], data: Any) -> None:
+        request_id, command = asked
+        content = commands.encode_request(Request(command))
+        self.protect(command, data, OperatorRequest(request_id, hashlib.blake2b(content, digest_size=16).digest()))
 
     @rule(
         name=st.sampled_from(NAMESPACES),
@@ -272,6 +309,8 @@ class MembershipMachine(SideBySide):
         for number, expected in self.model.sessions.items():
             answers = {key: (kept.code.value, kept.number) for key, kept in state.sessions[number].answers.items()}
             agree("ApplyOnce", answers, expected.answers)
+        operators = [(kept.request_id, (kept.answer.code.value, kept.answer.number)) for kept in state.operator_answers]
+        agree("ApplyOnce", operators, [(request_id, answer) for request_id, _, answer in self.model.operators])
         self.aim("answers kept", sum(len(session.answers) for session in state.sessions.values()))
 
     @invariant()

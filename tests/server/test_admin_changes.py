@@ -20,7 +20,7 @@ from callboard.core.slot_records import NativeHostRecord
 from callboard.protos.generated import admin_pb2
 from callboard.server.admin_service import SERVICE
 from callboard.server.replica import Replica
-from tests.server.support import memory_settings, report_of, serving, sidecar
+from tests.server.support import memory_settings, report_of, serving, sidecar, until
 
 
 async def callboard(replica: Replica, *arguments: str) -> Result:
@@ -181,6 +181,29 @@ async def test_a_request_id_is_answered_once_and_not_reused(replica: Replica) ->
     assert await done(replica, "namespace", "create", "n", "--request-id=one", "-o", "json") == first
     reused = await callboard(replica, "namespace", "create", "other", "--request-id=one")
     assert "request_id one was used for another request" in reused.output
+
+
+async def test_a_request_id_gets_the_first_answer_at_the_next_leader_too(replica: Replica) -> None:
+    await done(replica, "namespace", "create", "carts")
+    await join(replica, "h1")
+    removal = ("remove", "h1", "--namespace=carts", "--request-id=one", "-o", "json")
+    first = await done(replica, *removal)
+    await join(replica, "h1")
+    office = replica.office
+    replica.renew_office("an election")
+    await until(lambda: replica.office not in {None, office}, "another office")
+    assert await done(replica, *removal) == first
+    assert "h1" in replica.state.native["carts"].members, "it was removed once more"
+    reused = await callboard(replica, "remove", "h2", "--namespace=carts", "--request-id=one")
+    assert "request_id one was used for another request" in reused.output
+
+
+async def test_below_level_3_request_ids_are_remembered_by_the_leader_alone() -> None:
+    with capture_logs():
+        async with serving(evolve(memory_settings(), feature_level=2)) as replica:
+            first = await done(replica, "namespace", "create", "n", "--request-id=one", "-o", "json")
+            assert await done(replica, "namespace", "create", "n", "--request-id=one", "-o", "json") == first
+            assert replica.state.operator_answers == ()
 
 
 async def test_a_namespace_of_sidecars_is_not_one_of_native_hosts(replica: Replica) -> None:

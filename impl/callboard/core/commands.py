@@ -1,7 +1,8 @@
 """The commands of the replicated state machine and their encoding.
 
-A log entry is the msgpack array [ENCODING_VERSION, kind, session, sequence, acknowledged_below, body]; the body
-is a map of the command's fields. Unknown fields are ignored and missing ones take their defaults, so that a
+A log entry is the msgpack array [ENCODING_VERSION, kind, session, sequence, acknowledged_below, body]; one for an
+operator's request (feature level 3) begins with OPERATOR_ENCODING_VERSION and ends with the request's id and digest.
+The body is a map of the command's fields. Unknown fields are ignored and missing ones take their defaults, so that a
 newer replica may add fields within one feature level only if old replicas may ignore them.
 """
 
@@ -18,6 +19,7 @@ from callboard.core.slot_records import SLOT_BITS_DEFAULT, HandoffSettings, Host
 from callboard.core.versions import Policy
 
 ENCODING_VERSION = 1
+OPERATOR_ENCODING_VERSION = 2
 
 NO_SESSION = 0
 """Session number of a request that needs no protection against repetition."""
@@ -44,6 +46,15 @@ class RequestId:
 
 
 UNPROTECTED = RequestId()
+
+
+@frozen
+class OperatorRequest:
+    """The id that an operator gave to a change, so that it can be asked for again at any leader, and a digest of all
+    that was asked."""
+
+    request_id: str
+    digest: bytes
 
 
 @frozen
@@ -249,23 +260,26 @@ _KIND_OF = {command_class: kind for kind, command_class in KINDS.items()}
 
 @frozen
 class Request:
-    """A command with the id under which it takes effect at most once."""
+    """A command with the id under which it takes effect at most once, and the operator's request that it is for."""
 
     command: Command
     request_id: RequestId = UNPROTECTED
+    operator: OperatorRequest | None = None
 
 
 def encode_request(request: Request) -> bytes:
     """The log entry of `request`; equal requests give equal bytes."""
     identity = request.request_id
+    operator = request.operator
     return msgspec.msgpack.encode(
         [
-            ENCODING_VERSION,
+            ENCODING_VERSION if operator is None else OPERATOR_ENCODING_VERSION,
             _KIND_OF[type(request.command)],
             identity.session,
             identity.sequence,
             identity.acknowledged_below,
             _body(request.command),
+            *(() if operator is None else (operator.request_id, operator.digest)),
         ],
         order="deterministic",
     )
@@ -286,17 +300,22 @@ def decode_request(entry: bytes) -> Request:
         MalformedCommandError: not what `encode_request` writes.
         UnknownCommandError: written by a newer callboard.
     """
+    operator: dict[str, Any] | None = None
     try:
-        version, kind, session, sequence, acknowledged_below, body = msgspec.msgpack.decode(entry)
+        parts = msgspec.msgpack.decode(entry)
+        if isinstance(parts, list) and len(parts) == 8 and parts[0] == OPERATOR_ENCODING_VERSION:
+            operator = {"digest": parts.pop(), "request_id": parts.pop()}
+        version, kind, session, sequence, acknowledged_below, body = parts
     except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise MalformedCommandError(f"log entry of {len(entry)} bytes is not a command: {error}") from None
-    if version != ENCODING_VERSION:
+    if version != ENCODING_VERSION and operator is None:
         raise UnknownCommandError(f"log entry has encoding version {version!r}; this replica knows {ENCODING_VERSION}")
     if kind not in KINDS:
         raise UnknownCommandError(f"log entry is a {kind!r} command, which this replica does not know")
     try:
         command = msgspec.convert(body, KINDS[kind])
         identity = RequestId(session, sequence, acknowledged_below)
+        asked = None if operator is None else msgspec.convert(operator, OperatorRequest)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise MalformedCommandError(f"{kind} command: {error}") from None
-    return Request(command, identity)
+    return Request(command, identity, asked)

@@ -49,11 +49,27 @@ from callboard.core.commands import (
     RequestId,
     TakeOffice,
 )
-from callboard.core.records import Answer, AnswerCode, HostRecord, Member, Namespace, ReplicatedState, Session
+from callboard.core.records import (
+    Answer,
+    AnswerCode,
+    HostRecord,
+    Member,
+    Namespace,
+    OperatorAnswer,
+    ReplicatedState,
+    Session,
+)
 from callboard.core.versions import MAX_GENERATION, Policy, Version
 
 KNOWN_FEATURE_LEVEL = 3
 """The newest feature level that this code implements."""
+
+OPERATOR_LEVEL = 3
+"""The feature level from which answers to operators' requests are kept."""
+OPERATOR_ANSWERS_MAX = 1024
+"""Answers to operators' requests that are kept; then the oldest go."""
+REQUEST_ID_LENGTH_MAX = 64
+REQUEST_DIGEST_BYTES = 16
 
 SESSIONS_MAX = 1024
 SESSION_IDLE_ENTRIES = 100_000
@@ -85,12 +101,47 @@ def apply(state: ReplicatedState, index: int, request: Request) -> tuple[Replica
     state = state.at(index)
     identity = request.request_id
     if identity.session == NO_SESSION:
-        return _execute(state, request)
+        return _execute_asked(state, request)
     repeated = _repetition(state, identity)
     if repeated is not None:
         return state, repeated
-    state, answer = _execute(state, request)
+    state, answer = _execute_asked(state, request)
     return _remember(state, identity, answer), answer
+
+
+def operator_answer(state: ReplicatedState, request_id: str) -> OperatorAnswer | None:
+    """What the first request with this id was answered, if that is still kept."""
+    return next((kept for kept in reversed(state.operator_answers) if kept.request_id == request_id), None)
+
+
+def reused_request_id(request_id: str) -> str:
+    """One line for whoever used an id twice."""
+    return f"request_id {request_id} was used for another request"
+
+
+def _execute_asked(state: ReplicatedState, request: Request) -> tuple[ReplicatedState, Answer]:
+    """An operator's request with a known id gets the first answer. What was refused may be asked for again."""
+    asked = request.operator
+    if asked is None:
+        return _execute(state, request)
+    if state.feature_level < OPERATOR_LEVEL:
+        detail = f"operators' requests in the log need feature level {OPERATOR_LEVEL}, not {state.feature_level}"
+        return state, Answer(AnswerCode.UNSUPPORTED, detail=detail)
+    if not 0 < len(asked.request_id) <= REQUEST_ID_LENGTH_MAX or len(asked.digest) != REQUEST_DIGEST_BYTES:
+        detail = (
+            f"request_id must have 1 to {REQUEST_ID_LENGTH_MAX} characters, its digest {REQUEST_DIGEST_BYTES} bytes"
+        )
+        return state, Answer(AnswerCode.INVALID, detail=detail)
+    known = operator_answer(state, asked.request_id)
+    if known is not None:
+        if known.digest != asked.digest:
+            return state, Answer(AnswerCode.INVALID, detail=reused_request_id(asked.request_id))
+        return state, known.answer
+    state, answer = _execute(state, request)
+    if not answer.succeeded:
+        return state, answer
+    kept = OperatorAnswer(asked.request_id, asked.digest, state.applied_index, answer)
+    return evolve(state, operator_answers=(*state.operator_answers, kept)[-OPERATOR_ANSWERS_MAX:]), answer
 
 
 def _repetition(state: ReplicatedState, identity: RequestId) -> Answer | None:

@@ -89,13 +89,25 @@ class Answer:
 
 
 @frozen
+class OperatorAnswer:
+    """The answer that the first request with an operator's id got, at which position of the log, and a digest of what
+    was asked."""
+
+    request_id: str
+    digest: bytes
+    index: int
+    answer: Answer
+
+
+@frozen
 class ReplicatedState:
     """Everything that the log decides. `apply` maps it and a command to the next one.
 
     `entries_applied` counts commands (log positions may skip numbers). `deleted_namespaces` keeps the version
     floor of namespaces that were deleted, so that a namespace created again under the name starts above it.
     `restored_from` is the digest of the backup that this state continues, if any. `native` holds the namespaces of
-    native hosts (feature level 2); a name is in `namespaces` or in `native`, never in both.
+    native hosts (feature level 2); a name is in `namespaces` or in `native`, never in both. `operator_answers` (feature
+    level 3) are in the order of the log.
     """
 
     feature_level: int = 1
@@ -112,6 +124,7 @@ class ReplicatedState:
     deleted_namespaces: dict[str, Version] = Factory(dict)
     native: dict[str, NativeNamespace] = Factory(dict)
     deleted_native: dict[str, NativeFloor] = Factory(dict)
+    operator_answers: tuple[OperatorAnswer, ...] = ()
 
     def at(self, index: int) -> ReplicatedState:
         """The same state after log position `index`."""

@@ -83,7 +83,7 @@ def _canonical_bytes(state: ReplicatedState) -> bytes:
     }
     names = sorted(field.name for field in fields(ReplicatedState))
     content = {name: changed[name] if name in changed else getattr(state, name) for name in names}
-    for name in ("native", "deleted_native"):  # so that states of feature level 1 keep their bytes
+    for name in ("native", "deleted_native", "operator_answers"):  # so that states of earlier levels keep their bytes
         if not content[name]:
             del content[name]
     return msgspec.msgpack.encode(content)

@@ -1,7 +1,13 @@
-"""What operators change through the admin service. Only the leader does it, through the log."""
+"""What operators change through the admin service. Only the leader does it, through the log.
+
+From feature level 3 on the log also has the request's id, so that a repetition gets the first answer from whichever
+leader. What this replica remembers by itself, for one office: answers to requests for which nothing went into the log,
+because there was nothing to change; and below that level all.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -18,7 +24,15 @@ from callboard.core.commands import (
     CreateNamespace,
     CreateNativeNamespace,
     DeleteNamespace,
+    OperatorRequest,
     Removal,
+)
+from callboard.core.membership import (
+    OPERATOR_LEVEL,
+    REQUEST_DIGEST_BYTES,
+    REQUEST_ID_LENGTH_MAX,
+    operator_answer,
+    reused_request_id,
 )
 from callboard.core.records import Answer, AnswerCode, ReplicatedState
 from callboard.core.slot_records import SLOT_BITS_DEFAULT, HandoffSettings, HostMark, NativeNamespace
@@ -29,8 +43,7 @@ from callboard.server.native_views import settings_of
 log = structlog.get_logger(__name__)
 
 ANSWERS_KEPT = 1024
-"""Of requests with an id, within one office."""
-REQUEST_ID_LENGTH_MAX = 64
+"""In this replica's memory."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,7 +64,7 @@ class OfficeView(Protocol):
     def epoch(self) -> int:
         """The leader epoch."""
 
-    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+    async def propose_at(self, command: Command, operator: OperatorRequest | None = None) -> tuple[Answer, int]:
         """Put a command into the log; its position is 0 if it is not known. Raises ProposalError."""
 
 
@@ -82,7 +95,7 @@ class AdminChanges:
         self._replica = replica
         self._defaults = defaults
         self._require_operator = require_operator
-        self._answers: OrderedDict[tuple[int, str], tuple[bytes, admin_pb2.ChangeReply]] = OrderedDict()
+        self._answers: OrderedDict[tuple[int, str], tuple[OperatorRequest, admin_pb2.ChangeReply]] = OrderedDict()
 
     async def create_namespace(
         self, request: admin_pb2.CreateNamespaceRequest, context: Context
@@ -161,29 +174,42 @@ class AdminChanges:
         if len(request.request_id) > REQUEST_ID_LENGTH_MAX:
             text = f"request_id has {len(request.request_id)} characters; the limit is {REQUEST_ID_LENGTH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-        content = request.SerializeToString(deterministic=True)
-        known = self._answers.get((office.epoch, request.request_id)) if request.request_id else None
-        if known is not None:
-            if known[0] != content:
-                text = f"request_id {request.request_id} was used for another request"
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-            return known[1]
-        reply = await self._carry_out(office, context, command_of)
+        asked = _asked(request)
+        if asked is not None:
+            known = self._known(office, asked.request_id)
+            if known is not None:
+                if known[0] != asked:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reused_request_id(asked.request_id))
+                return known[1]
+        reply = await self._carry_out(office, context, command_of, asked)
         log.info("operator's change", request=type(request).__name__, request_id=request.request_id, text=reply.text)
-        if request.request_id:
-            self._answers[office.epoch, request.request_id] = (content, reply)
+        if asked is not None and self._of_log(asked.request_id) is None:
+            self._answers[office.epoch, asked.request_id] = (asked, reply)
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
         return reply
 
+    def _known(self, office: OfficeView, request_id: str) -> tuple[OperatorRequest, admin_pb2.ChangeReply] | None:
+        """Who asked first under this id, and the answer."""
+        return self._of_log(request_id) or self._answers.get((office.epoch, request_id))
+
+    def _of_log(self, request_id: str) -> tuple[OperatorRequest, admin_pb2.ChangeReply] | None:
+        kept = operator_answer(self._replica.state, request_id)
+        return None if kept is None else (OperatorRequest(request_id, kept.digest), _reply(kept.answer, kept.index))
+
     async def _carry_out(
-        self, office: OfficeView, context: Context, command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply]
+        self,
+        office: OfficeView,
+        context: Context,
+        command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply],
+        asked: OperatorRequest | None,
     ) -> admin_pb2.ChangeReply:
+        in_log = asked if self._replica.state.feature_level >= OPERATOR_LEVEL else None
         try:
             command = command_of(office)
             if isinstance(command, admin_pb2.ChangeReply):
                 return command
-            answer, index = await office.propose_at(command)
+            answer, index = await office.propose_at(command, in_log)
         except LookupError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
         except ValueError as error:
@@ -196,12 +222,25 @@ class AdminChanges:
             )
         if not answer.succeeded:
             await context.abort(STATUS_OF.get(answer.code, grpc.StatusCode.UNKNOWN), answer.detail)
-        return admin_pb2.ChangeReply(
-            changed=answer.code is AnswerCode.OK or bool(answer.detail),
-            version=answer.number,
-            text=answer.detail,
-            applied_index=index,
-        )
+        known = self._of_log(in_log.request_id) if in_log is not None else None
+        return known[1] if known is not None else _reply(answer, index)
+
+
+def _asked(request: Any) -> OperatorRequest | None:
+    """The request as it is remembered, if it has an id."""
+    if not request.request_id:
+        return None
+    content = type(request).__name__.encode() + b"\0" + request.SerializeToString(deterministic=True)
+    return OperatorRequest(request.request_id, hashlib.blake2b(content, digest_size=REQUEST_DIGEST_BYTES).digest())
+
+
+def _reply(answer: Answer, index: int) -> admin_pb2.ChangeReply:
+    return admin_pb2.ChangeReply(
+        changed=answer.code is AnswerCode.OK or bool(answer.detail),
+        version=answer.number,
+        text=answer.detail,
+        applied_index=index,
+    )
 
 
 def _labelled(namespace: NativeNamespace, request: admin_pb2.MarkHostRequest) -> tuple[str, ...]:

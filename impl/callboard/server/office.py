@@ -18,6 +18,7 @@ from callboard.core.commands import (
     Command,
     CreateNamespace,
     CreateNativeNamespace,
+    OperatorRequest,
     RaiseFeatureLevel,
     RaiseGeneration,
     TakeOffice,
@@ -118,9 +119,9 @@ class Office:
         """Put a command into the log on behalf of an operator. Raises ProposalError."""
         return await self._proposer.propose(command)
 
-    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+    async def propose_at(self, command: Command, operator: OperatorRequest | None = None) -> tuple[Answer, int]:
         """As `propose`, with the command's log position; 0 if it is not known. Raises ProposalError."""
-        return await self._proposer.propose_at(command)
+        return await self._proposer.propose_at(command, operator)
 
     async def runner(self, name: str) -> NamespaceRunner:
         """The runner of a namespace for sidecars, which is created if it does not exist yet.

@@ -10,7 +10,15 @@ import structlog
 from attrs import frozen
 
 from callboard.consensus.interface import Engine, NotApplied, NotLeader, OutcomeUnknown, ProposalError
-from callboard.core.commands import UNPROTECTED, Command, OpenSession, Request, RequestId, encode_request
+from callboard.core.commands import (
+    UNPROTECTED,
+    Command,
+    OpenSession,
+    OperatorRequest,
+    Request,
+    RequestId,
+    encode_request,
+)
 from callboard.core.records import Answer, AnswerCode
 
 log = structlog.get_logger(__name__)
@@ -57,7 +65,7 @@ class Proposer:
         """As `propose_at`, for those who do not ask where."""
         return (await self.propose_at(command))[0]
 
-    async def propose_at(self, command: Command) -> tuple[Answer, int]:
+    async def propose_at(self, command: Command, operator: OperatorRequest | None = None) -> tuple[Answer, int]:
         """Propose under the next sequence number: whatever is retried, the command has effect at most once. Returns the
         log position at which it was applied too; 0 if that is not known, because an earlier attempt may have been.
 
@@ -70,7 +78,7 @@ class Proposer:
         self._unanswered.add(sequence)
         identity = RequestId(self._session, sequence, min(self._unanswered))
         try:
-            answer, index = await self._attempts(Request(command, identity))
+            answer, index = await self._attempts(Request(command, identity, operator))
         finally:
             # One that was given up is not asked about again: the next command overtakes it (SessionOrder in tla/), and
             # its answer need not be kept.
