@@ -333,12 +333,13 @@ async def run(options: argparse.Namespace) -> int:
     )
     host.trace = Trace(os.open(options.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644))
     Traced.host = store.host = host
+    # Before it has joined: that may take long, and the clock is wrong from now on.
+    clock = asyncio.ensure_future(trace_clock(host.trace)) if os.environ.get(FALSIFIED) else None
     try:
         await host.start()
     except (HostRefusedError, StoreError, OSError) as error:
         print(f"host {options.name}: {error}", file=sys.stderr)
         return 1
-    clock = asyncio.ensure_future(trace_clock(host.trace)) if os.environ.get(FALSIFIED) else None
     await host.serve_until_signal()
     if clock is not None:
         clock.cancel()

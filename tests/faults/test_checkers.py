@@ -145,8 +145,21 @@ def table(host: str, version: int, digest: str = "d", at_ms: int = 0) -> Note:
     return note("table", at_ms, host=host, incarnation=1, version=version, digest=digest)
 
 
-def committed(version: int, digest: str = "d", at_ms: int = 0) -> Note:
-    return note("committed", at_ms, version=version, digest=digest, replica="r1")
+def committed(version: int, digest: str = "d", *, since: int | None = None) -> Note:
+    before = version - 1 if since is None else since
+    return note("committed", version=version, from_version=before, digest=digest, replica="r1")
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        (committed(3, since=0),),
+        (committed(1), committed(3, since=0)),
+        (committed(1), committed(3, since=1)),
+    ],
+)
+def test_what_the_watch_of_a_replica_may_have_missed_is_no_accusation(seen: tuple[Note, ...]) -> None:
+    assert check_tables(history(*seen, table("x", 2))).verdict is Verdict.VALID
 
 
 def test_tables() -> None:
@@ -157,6 +170,7 @@ def test_tables() -> None:
         (history(table("x", 2), table("x", 2)), "x/1 installs version 2 after 2"),
         (history(committed(2, "d"), table("x", 2, "e")), "version 2 has digest d at r1 and e at x"),
         (history(committed(1), table("x", 2)), "x installs version 2, which no replica committed"),
+        (history(committed(5, since=0), table("x", 6)), "x installs version 6, which no replica committed"),
     ):
         result = check_tables(wrong)
         assert result.verdict is Verdict.INVALID

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.faults.checkers.verdict import CheckResult, Verdict
 from harness.faults.history import History, Note
@@ -47,9 +47,21 @@ def _disagreement(notes: Iterable[Note]) -> str:
     return ""
 
 
-def _uncommitted(installed: Iterable[Note], committed: Iterable[Note]) -> str:
+def _uncommitted(installed: Iterable[Note], committed: Sequence[Note]) -> str:
     known = {note.fields["version"] for note in committed}
+    gaps = list(_gaps(committed))
     for note in installed:
-        if known and note.fields["version"] not in known:
-            return f"{note.fields['host']} installs version {note.fields['version']}, which no replica committed"
+        version = note.fields["version"]
+        if known and version not in known and not any(first < version < last for first, last in gaps):
+            return f"{note.fields['host']} installs version {version}, which no replica committed"
     return ""
+
+
+def _gaps(committed: Iterable[Note]) -> Iterator[tuple[int, int]]:
+    """Between which versions a replica may have had others that its watch did not see: before its first snapshot,
+    before another one after a pause, within a delta over several changes."""
+    newest: dict[str, int] = {}
+    for note in committed:
+        replica, version, since = note.fields["replica"], note.fields["version"], note.fields["from_version"]
+        yield since or newest.get(replica, 0), version
+        newest[replica] = version
