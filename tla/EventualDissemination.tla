@@ -28,7 +28,8 @@ CONSTANTS
     Hosts,          \* names of hosts
     Keys,           \* actors
     Owner(_, _),    \* Owner(set of names, key): the host that runs the key
-    Isolation       \* TRUE: a host stops when it has heard nothing for max_isolation_ms
+    Isolation,      \* TRUE: a host stops when it has heard nothing for max_isolation_ms
+    SnapshotsAnyTime \* TRUE: a host may ask for the whole table though deltas would do, as in the code
 
 VARIABLES
   \* @owner: server
@@ -129,12 +130,12 @@ SendDelta(h) ==
        /\ known' = [known EXCEPT ![h] = to]
     /\ UNCHANGED <<replicated, base, hostVars, cut>>
 
-\* The whole table, for a host that is new, wrong or too far behind.
+\* The whole table, for a host that is new, wrong or too far behind, or that asked for it.
 \* @actor: server
 SendSnapshot(h) ==
     /\ members[h] # 0
     /\ known[h] < version
-    /\ known[h] = 0 \/ known[h] < base
+    /\ known[h] = 0 \/ known[h] < base \/ SnapshotsAnyTime
     /\ msgs' = msgs \cup {Snapshot(h)}
     /\ known' = [known EXCEPT ![h] = version]
     /\ UNCHANGED <<replicated, base, hostVars, cut>>

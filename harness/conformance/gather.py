@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import define, field, frozen
 
 from callboard.core.versions import Policy
-from harness.conformance import exclusive, leases, membership_source, native_source, specs
+from harness.conformance import eventual_source, exclusive, leases, membership_source, native_source, specs
 from harness.conformance.check import TraceSpec
 from harness.conformance.simulation_source import record_seed
 from harness.conformance.tracelines import Record, Trace
@@ -16,6 +16,7 @@ from tests.core.native_parts import NAMESPACE
 
 WALK_STEPS = 120
 STORY_STEPS = 150
+EVENTUAL_STEPS = 150
 SLOTS_PER_RUN = 3
 
 
@@ -75,6 +76,17 @@ def exclusive_walks(seeds: range, slots: int) -> Gathered:
 def membership_stories(seeds: range, _slots: int) -> Gathered:
     """Clients with sessions against apply."""
     return Gathered(len(seeds), [membership_source.trace_story(seed, STORY_STEPS) for seed in seeds])
+
+
+def eventual_walks(seeds: range, _slots: int) -> Gathered:
+    """Walks of leader and host machines of a namespace with policy `eventual`."""
+    found = Gathered(len(seeds))
+    for seed in seeds:
+        try:
+            found.traces.append(eventual_source.trace_eventual(seed, EVENTUAL_STEPS))
+        except exclusive.NotProjectableError as error:
+            found.left_out[str(error)] += 1
+    return found
 
 
 def exclusive_simulations(seeds: range, slots: int) -> Gathered:
@@ -171,6 +183,21 @@ SUBJECTS: dict[str, Subject] = {
             "HearAnswer": "a later answer extends the lease as well",
             "Bury": "nothing in this module follows from it",
         },
+    ),
+    "EventualDissemination": Subject(
+        specs.EVENTUAL,
+        eventual_walks,
+        None,
+        None,
+        never={
+            "RecvSame": "Isolation is off",
+            "Isolate": "Isolation is off",
+            "Lose": "a lost message is one that nobody takes in",
+            "Rot": "no memory goes wrong in these walks; what the network damages is a message that nobody takes in",
+            "Cut": "a message that never arrives is one that nobody takes in",
+            "Heal": "nobody is cut off",
+        },
+        unseen={},
     ),
 }
 

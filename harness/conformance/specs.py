@@ -9,6 +9,7 @@ from typing import Any
 from harness.conformance.check import TraceSpec
 from harness.conformance.leases import PPM_OF_A_PART, UNIT
 from harness.conformance.tracelines import Line, Trace
+from tests.core.native_parts import NAMES
 
 
 def _lives(traces: Sequence[Trace]) -> dict[str, int]:
@@ -119,4 +120,15 @@ MEMBERSHIP = TraceSpec(
     data=_commands,
     sources_max=12,
     encode=_numbered,
+)
+
+
+EVENTUAL = TraceSpec(
+    module="TraceEventualDissemination",
+    constants=lambda _: (
+        *("Hosts <- TraceHosts", "Owner <- TraceOwner", "Keys = {0}"),
+        *("Isolation = FALSE", "SnapshotsAnyTime = TRUE"),
+    ),
+    invariants=("TypeOK", "InstalledIsCommitted"),
+    data=lambda _: {"HostCount": len(NAMES)},
 )

@@ -18,7 +18,7 @@ from harness.modelcheck.tools import find_tools
 from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
-RUNS = {"ExclusiveHandoff": 20, "Leases": 10, "Membership": 10}
+RUNS = {"ExclusiveHandoff": 20, "Leases": 10, "Membership": 10, "EventualDissemination": 20}
 MUTANTS_FOUND_QUICKLY = (
     "grant_ignores_pending",
     "buried_without_wait",
