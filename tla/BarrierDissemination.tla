@@ -32,7 +32,8 @@ CONSTANTS
     Hosts,          \* names of hosts
     Keys,           \* actors
     Owner(_, _),    \* Owner(table, key): the host that runs the key
-    LateOrders      \* TRUE: a host also obeys orders of streams that it has given up
+    LateOrders,     \* TRUE: a host also obeys orders of streams that it has given up
+    TwoStepBatches  \* TRUE: a batch is proposed first and commits later, as in the code; FALSE: in one step
 
 VARIABLES
   \* @owner: server
@@ -43,6 +44,7 @@ VARIABLES
   leaving,          \* members given up, to be removed by the next batch
   stream,           \* number of the stream that the leader serves, 0 = none
   waiting,          \* hosts whose stream has not been served yet
+  batch,            \* what is proposed and has not committed yet; stays empty without TwoStepBatches
   phase,            \* what the round is at, or "idle"
   acked,            \* hosts that answered the present phase
   \* @owner: host
@@ -59,7 +61,7 @@ VARIABLES
   took              \* the last order that each host took: <<stream, op, version>>
 
 replicated == <<members, version, epoch>>
-soft       == <<unseen, leaving, stream, waiting, phase, acked>>
+soft       == <<unseen, leaving, stream, waiting, batch, phase, acked>>
 hostVars   == <<up, session, locked, lk, installed, table, active>>
 vars       == <<replicated, soft, hostVars, net, took>>
 
@@ -81,13 +83,15 @@ Ignored(s)   == [s EXCEPT !.down = Tail(@)]
 
 Nothing == <<0, "none", 0>>
 
+NoBatch == [join |-> {}, leave |-> {}]
+
 Order(op, v, m) == [op |-> op, v |-> v, t |-> IF op = "update" THEN m ELSE {}]
 
 Owned(h, t) == {k \in Keys : t # {} /\ Owner(t, k) = h}
 
 Init ==
     /\ members = {} /\ version = 0 /\ epoch = 1
-    /\ unseen = {} /\ leaving = {} /\ waiting = {} /\ phase = "idle" /\ acked = {}
+    /\ unseen = {} /\ leaving = {} /\ waiting = {} /\ batch = NoBatch /\ phase = "idle" /\ acked = {}
     /\ stream = [h \in Hosts |-> 0]
     /\ up = [h \in Hosts |-> FALSE] /\ session = [h \in Hosts |-> 0]
     /\ locked = [h \in Hosts |-> TRUE] /\ lk = [h \in Hosts |-> 0]
@@ -123,7 +127,7 @@ Attach(h) ==
                    IF i = s THEN [@[i] EXCEPT !.up = Tail(@)]
                    ELSE IF i = stream[h] THEN Dropped(@[i])
                    ELSE @[i]]]
-    /\ UNCHANGED <<replicated, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, batch, phase, hostVars, took>>
 
 \* The leader's end of a stream learns that it broke.
 \* @actor: server
@@ -133,7 +137,7 @@ StreamEnds(h) ==
     /\ waiting' = waiting \ {h}
     /\ acked' = acked \ {h}
     /\ net' = [net EXCEPT ![h][stream[h]] = Dropped(@)]
-    /\ UNCHANGED <<replicated, unseen, leaving, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, batch, phase, hostVars, took>>
 
 \* A member without a stream is given up, unless a new leader still waits for it. Its removal waits
 \* for the next batch.
@@ -143,25 +147,47 @@ GiveUp(h) ==
     /\ stream[h] = 0
     /\ h \notin unseen
     /\ leaving' = leaving \cup {h}
-    /\ UNCHANGED <<replicated, unseen, stream, waiting, phase, acked, hostVars, net, took>>
+    /\ UNCHANGED <<replicated, unseen, stream, waiting, batch, phase, acked, hostVars, net, took>>
 
 \* A new leader has waited long enough for the members of its predecessor.
 \* @actor: server
 GraceEnds ==
     /\ unseen # {}
     /\ unseen' = {}
-    /\ UNCHANGED <<replicated, leaving, stream, waiting, phase, acked, hostVars, net, took>>
+    /\ UNCHANGED <<replicated, leaving, stream, waiting, batch, phase, acked, hostVars, net, took>>
 
-\* All additions and removals that have come up form one version, and its round starts.
+ComeUp   == [join |-> Joining, leave |-> leaving]
+Ready    == IF TwoStepBatches THEN batch ELSE ComeUp
+With(b)  == (members \ b.leave) \cup b.join
+
+\* All additions and removals that have come up are proposed. What comes up from now on waits for the next batch.
+\* @actor: server
+ProposeBatch ==
+    /\ TwoStepBatches
+    /\ phase = "idle" /\ batch = NoBatch
+    /\ ComeUp # NoBatch
+    /\ batch' = ComeUp
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, phase, acked, hostVars, net, took>>
+
+\* What was proposed surely had no effect; it has come up again.
+\* @actor: server
+BatchFails ==
+    /\ batch # NoBatch
+    /\ batch' = NoBatch
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, phase, acked, hostVars, net, took>>
+
+\* A batch of additions and removals forms one version, and its round starts with everybody who is in that table.
 \* @actor: server
 StartRound ==
     /\ phase = "idle"
-    /\ Joining \cup leaving # {}
-    /\ members' = (members \ leaving) \cup Joining
+    /\ Ready # NoBatch
+    /\ members' = With(Ready)
     /\ version' = version + 1
-    /\ leaving' = {} /\ waiting' = {} /\ acked' = {}
+    /\ leaving' = leaving \ Ready.leave
+    /\ waiting' = waiting \ members'
+    /\ batch' = NoBatch /\ acked' = {}
     /\ phase' = "lock"
-    /\ SendTo(Attached, <<Order("lock", version', members')>>)
+    /\ SendTo(Attached \ waiting', <<Order("lock", version', members')>>)
     /\ UNCHANGED <<epoch, unseen, stream, hostVars, took>>
 
 \* A member that came back gets the newest table by itself: three orders at once, nobody else waits.
@@ -169,11 +195,12 @@ StartRound ==
 Push(h) ==
     /\ phase = "idle"
     /\ h \in waiting \cap members
+    /\ h \notin batch.leave
     /\ waiting' = waiting \ {h}
     /\ SendTo({h}, <<Order("lock", version, members),
                      Order("update", version, members),
                      Order("unlock", version, members)>>)
-    /\ UNCHANGED <<replicated, unseen, leaving, stream, phase, acked, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, batch, phase, acked, hostVars, took>>
 
 \* An acknowledgement counts only for the operation and the version that are being waited for.
 \* @actor: server
@@ -187,7 +214,7 @@ RecvAck(h) ==
                    THEN acked \cup {h}
                    ELSE acked
     /\ net' = [net EXCEPT ![h][stream[h]].up = Tail(@)]
-    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, phase, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, batch, phase, hostVars, took>>
 
 \* Everybody who takes part has answered: the next order, or the end of the round.
 \* @actor: server
@@ -199,7 +226,7 @@ Advance ==
     /\ IF phase = "unlock"
        THEN net' = net
        ELSE SendTo(Participants, <<Order(phase', version, members)>>)
-    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, stream, waiting, batch, hostVars, took>>
 
 \* The round timeout cuts the streams that owe an answer; the round goes on for the rest.
 \* @actor: server
@@ -211,17 +238,20 @@ RoundTimeout ==
        /\ net' = [h \in Hosts |-> IF h \in silent
                                   THEN [net[h] EXCEPT ![stream[h]] = Dropped(@)]
                                   ELSE net[h]]
-    /\ UNCHANGED <<replicated, unseen, leaving, waiting, phase, acked, hostVars, took>>
+    /\ UNCHANGED <<replicated, unseen, leaving, waiting, batch, phase, acked, hostVars, took>>
 
-\* Another leader takes office: members and version are replicated, the rest is forgotten.
+\* Another leader takes office: members and version are replicated, the rest is forgotten. A batch on its way
+\* has committed by then, or never will.
 \* @actor: server
 NewLeader ==
     /\ epoch' = epoch + 1
-    /\ unseen' = members
-    /\ leaving' = {} /\ waiting' = {} /\ phase' = "idle" /\ acked' = {}
+    /\ \/ UNCHANGED <<members, version>>
+       \/ batch # NoBatch /\ members' = With(batch) /\ version' = version + 1
+    /\ unseen' = members'
+    /\ leaving' = {} /\ waiting' = {} /\ batch' = NoBatch /\ phase' = "idle" /\ acked' = {}
     /\ stream' = [h \in Hosts |-> 0]
     /\ net' = [h \in Hosts |-> [s \in 1..Len(net[h]) |-> Dropped(net[h][s])]]
-    /\ UNCHANGED <<members, version, hostVars, took>>
+    /\ UNCHANGED <<hostVars, took>>
 
 -----------------------------------------------------------------------------
 (* The hosts.                                                              *)
@@ -334,7 +364,7 @@ Fault(h)      == Crash(h) \/ Break(h)
 
 Next ==
     \/ \E h \in Hosts : ServerStep(h) \/ HostStep(h) \/ Fault(h)
-    \/ GraceEnds \/ StartRound \/ Advance \/ RoundTimeout \/ NewLeader
+    \/ GraceEnds \/ ProposeBatch \/ BatchFails \/ StartRound \/ Advance \/ RoundTimeout \/ NewLeader
 
 Spec == Init /\ [][Next]_vars
 
@@ -361,6 +391,7 @@ TypeOK ==
     /\ members \subseteq Hosts /\ version \in Nat /\ epoch \in Nat
     /\ unseen \subseteq members /\ leaving \subseteq members \ unseen /\ waiting \subseteq Attached
     /\ phase \in Phases /\ acked \subseteq Participants
+    /\ batch.leave \subseteq members /\ batch.join \subseteq Hosts \ members
     /\ stream \in [Hosts -> Nat] /\ session \in [Hosts -> Nat]
     /\ up \in [Hosts -> BOOLEAN] /\ locked \in [Hosts -> BOOLEAN]
     /\ lk \in [Hosts -> Nat] /\ installed \in [Hosts -> Nat]
@@ -407,6 +438,9 @@ ConnectedSingleActivation ==
 \* Does NOT hold under this policy: a host that was cut off and has not noticed goes on serving.
 SingleActivation ==
     \A g, h \in Hosts : g # h => active[g] \cap active[h] = {}
+
+\* (own) Whoever the leader serves is in the table, or waits to be.
+ServedOrWaiting == Attached \subseteq members \cup waiting
 
 \* The version rises by one exactly when the table changes, also across leaders.
 GenerationExact ==

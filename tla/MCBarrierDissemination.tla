@@ -20,6 +20,7 @@ Total(S) == IF S = {} THEN 0
 
 MCConnect(h) == Len(net[h]) < MaxStreams /\ Total(Hosts) < MaxTotal /\ B!Connect(h)
 MCStartRound == version < MaxVersion /\ B!StartRound
+MCProposeBatch == version < MaxVersion /\ B!ProposeBatch
 
 \* Faults that a config can do without.
 Off           == FALSE
@@ -50,6 +51,8 @@ NeverAckOfPush ==
         net[h][stream[h]].up # <<>> /\ Head(net[h][stream[h]].up).v < version)
 \* Everybody is in step at the third version.
 NeverThirdVersion == ~(version = 3 /\ members # {} /\ \A h \in members : InStep(h))
+\* A host comes between the proposal of a batch and its commit, and the round that follows goes on without it.
+NeverCameMeanwhile == ~(phase = "unlock" /\ Participants # {} /\ Attached \cap Joining # {} /\ members \subseteq Attached)
 \* A lock waits in a stream that its host gave up, and the host serves by now.
 NeverLateOrder ==
     ~(\E h \in Hosts : /\ ~locked[h] /\ session[h] = 2

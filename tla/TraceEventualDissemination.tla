@@ -35,10 +35,13 @@ Server ==
     \/ By("Join") /\ Join(Line.i) /\ history'[Len(history')][Line.i] = Line.k /\ Len(history') = Line.v
     \/ By("RecvReport") /\ RecvReport(Line.i) /\ Took(Said(Line.i, Line.k, Line.v))
     \/ By("SendDelta") /\ known[Line.i] = Line.f /\ SendDelta(Line.i) /\ known'[Line.i] = Line.v
-    \/ By("SendSnapshot") /\ SendSnapshot(Line.i) /\ known'[Line.i] = Line.v
+    \/ /\ By("SendSnapshot")
+       /\ Line.q \/ known[Line.i] = 0 \/ known[Line.i] < base
+       /\ SendSnapshot(Line.i)
+       /\ known'[Line.i] = Line.v
     \/ By("Remove") /\ members[Line.i] = Line.k /\ Remove(Line.i) /\ Len(history') = Line.v
     \/ Is("Compact") /\ Compact /\ base' = Line.v
-    \/ Is("NewLeader") /\ NewLeader /\ version = Line.v
+    \/ Is("NewLeader") /\ NewLeader /\ version = Line.v /\ epoch' = Line.e
 
 Host ==
     \/ By("Start") /\ Start(Line.i) /\ incarnation'[Line.i] = Line.k

@@ -58,12 +58,15 @@ class FeedNetwork(NativeNetwork):
     versions: dict[int, int] = Factory(lambda: {0: 0})
     """From versions of the code to those of the module."""
     version: int = 0
+    epochs: int = 1
     base: int = 0
     said: set[tuple[int, int, int]] = Factory(set)
     """Reports on their way: host, life, version."""
     refused: set[tuple[int, int]] = Factory(set)
     hears: tuple[int, int, int] | None = None
     """The report that the leader takes in, if it does: host, life, version."""
+    asked: bool = False
+    """The leader hears of a host that it wants the whole table."""
     begun: bool = field(init=False, default=False)
 
     def _line(self, name: str, **fields: Any) -> None:
@@ -126,7 +129,8 @@ class FeedNetwork(NativeNetwork):
         self.office.machine.trace = self._told_by_leader
         if self.begun:
             # The next leader has no history: it compares versions with the one that it began with.
-            self._line("NewLeader", v=self.version)
+            self.epochs += 1
+            self._line("NewLeader", v=self.version, e=self.epochs)
             for books in self.books.values():
                 books.known = self.version
             if self.base < self.version:
@@ -163,10 +167,11 @@ class FeedNetwork(NativeNetwork):
                 case TableRequested(_, request) if request.incarnation in self.lives_of_incarnations:
                     life = self.lives_of_incarnations[request.incarnation]
                     self.hears = (*life, self._version(request.have_version))
+                    self.asked = True
                 case _:
                     pass
         super().deliver_up(path)
-        self.hears = None
+        self.hears, self.asked = None, False
 
     def _version(self, wire: int) -> int:
         return self.versions.get(wire, UNKNOWN)
@@ -205,7 +210,7 @@ class FeedNetwork(NativeNetwork):
     def _sent(self, host: int, from_wire: int, to: int) -> None:
         books, start = self.books[host], self._version(from_wire)
         if from_wire == 0 and books.known < to:
-            self._line("SendSnapshot", i=host, v=to)
+            self._line("SendSnapshot", i=host, v=to, q=self.asked)
             books.known = to
         elif from_wire != 0 and start != to:
             self._line("SendDelta", i=host, f=start, v=to)

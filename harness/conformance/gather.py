@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import define, field, frozen
 
 from callboard.core.versions import Policy
-from harness.conformance import eventual_source, exclusive, leases, membership_source, native_source, specs
+from harness.conformance import (
+    barrier_source,
+    eventual_source,
+    exclusive,
+    leases,
+    membership_source,
+    native_source,
+    specs,
+)
 from harness.conformance.check import TraceSpec
 from harness.conformance.simulation_source import record_seed
 from harness.conformance.tracelines import Record, Trace
@@ -17,6 +25,7 @@ from tests.core.native_parts import NAMESPACE
 WALK_STEPS = 120
 STORY_STEPS = 150
 EVENTUAL_STEPS = 150
+BARRIER_STEPS = 400
 SLOTS_PER_RUN = 3
 
 
@@ -87,6 +96,11 @@ def eventual_walks(seeds: range, _slots: int) -> Gathered:
         except exclusive.NotProjectableError as error:
             found.left_out[str(error)] += 1
     return found
+
+
+def barrier_stories(seeds: range, _slots: int) -> Gathered:
+    """The barrier machine of a leader, with hosts written to the module's rule."""
+    return Gathered(len(seeds), [barrier_source.trace_barrier(seed, BARRIER_STEPS) for seed in seeds])
 
 
 def exclusive_simulations(seeds: range, slots: int) -> Gathered:
@@ -197,8 +211,12 @@ SUBJECTS: dict[str, Subject] = {
             "Cut": "a message that never arrives is one that nobody takes in",
             "Heal": "nobody is cut off",
         },
-        unseen={},
+        unseen={
+            "Compact": "shows only where somebody comes back with a version from before the office",
+            "RecvDelta": "the last delta that a host takes in may as well be on its way",
+        },
     ),
+    "BarrierDissemination": Subject(specs.BARRIER, barrier_stories, None, None, never={}, unseen={}),
 }
 
 

@@ -28,6 +28,7 @@ _EXCLUSIVE_UNCOMPARED = (
                " that nobody takes up are not demanded"),
 )  # fmt: skip
 _BARRIER_UNCOMPARED = (
+    Uncompared("batch", "stays empty: batches are proposed and committed in one step in these models"),
     Uncompared("leaving", "not a variable of the code: compared by the members of the next version"),
     Uncompared("unseen", "not visible from outside: compared by who is removed"),
     Uncompared("up, session, locked, lk, installed, table, active, took", "of hosts, which are Dapr's and not core's"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, takewhile
 from typing import Any
 
+from harness.conformance import barrier_source
 from harness.conformance.check import TraceSpec
 from harness.conformance.leases import PPM_OF_A_PART, UNIT
 from harness.conformance.tracelines import Line, Trace
@@ -131,4 +132,15 @@ EVENTUAL = TraceSpec(
     ),
     invariants=("TypeOK", "InstalledIsCommitted"),
     data=lambda _: {"HostCount": len(NAMES)},
+)
+
+
+BARRIER = TraceSpec(
+    module="TraceBarrierDissemination",
+    constants=lambda _: (
+        *("Hosts <- TraceHosts", "Owner <- TraceOwner", "Keys = {0, 1}"),
+        *("LateOrders = FALSE", "TwoStepBatches = TRUE"),
+    ),
+    invariants=("TypeOK", "TableAgreement", "ConnectedAgreement", "ConnectedSingleActivation", "ServedOrWaiting"),
+    data=lambda _: {"HostCount": barrier_source.HOSTS},
 )

@@ -16,12 +16,21 @@ from rich.table import Table
 
 from harness.conformance import native_source, specs
 from harness.conformance.check import CheckError, TraceSpec, judge
-from harness.conformance.gather import Gathered, exclusive_traces, leases_traces, membership_stories
+from harness.conformance.gather import (
+    Gather,
+    Gathered,
+    barrier_stories,
+    exclusive_traces,
+    leases_traces,
+    membership_stories,
+)
 from harness.conformance.tracelines import Trace
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.tools import Tools, find_tools
+from harness.seeded_bugs.barrier import BUGS as BARRIER_BUGS
 from harness.seeded_bugs.handoff import BUGS
 from harness.seeded_bugs.membership import BUGS as MEMBERSHIP_BUGS
+from harness.seeded_bugs.registry import Bug
 from tests.core.native_parts import NAMESPACE
 
 LIVENESS = {"EventuallyServed", "Convergence"}
@@ -30,7 +39,14 @@ SPECS: dict[str, TraceSpec] = {
     "ExclusiveHandoff": specs.EXCLUSIVE,
     "Leases": specs.LEASES,
     "Membership": specs.MEMBERSHIP,
+    "BarrierDissemination": specs.BARRIER,
 }
+STORIES: tuple[tuple[str, Sequence[Bug], Gather], ...] = (
+    ("Membership", MEMBERSHIP_BUGS, membership_stories),
+    ("BarrierDissemination", BARRIER_BUGS, barrier_stories),
+)
+"""Bugs of machines that are not those of hosts and leaders, with what runs them."""
+EVERY_BUG = (*BUGS, *MEMBERSHIP_BUGS, *BARRIER_BUGS)
 
 
 @define
@@ -43,13 +59,14 @@ class Tried:
 
     def add(self, mutant: str, walks: int, slots: int) -> None:
         """Record walks of one mutant."""
-        bug = next(bug for bug in (*BUGS, *MEMBERSHIP_BUGS) if bug.name == mutant)
+        bug = next(bug for bug in EVERY_BUG if bug.name == mutant)
         found = {name: Gathered() for name in SPECS}
         with pytest.MonkeyPatch.context() as patch:
             bug.prepare(patch)
-            if bug in MEMBERSHIP_BUGS:
-                found["Membership"].traces = list(_stories(walks))
-            for seed in range(0 if bug in MEMBERSHIP_BUGS else walks):
+            for name, bugs, gather in STORIES:
+                if bug in bugs:
+                    found[name].traces = list(_stories(gather, walks))
+            for seed in range(walks if bug in BUGS else 0):
                 records, _ = native_source.record_walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
                 exclusive_traces(records, NAMESPACE, f"{mutant} {seed}", slots, found["ExclusiveHandoff"])
                 leases_traces(records, f"{mutant} {seed}", slots, found["Leases"])
@@ -60,6 +77,8 @@ class Tried:
     def judge(self, tools: Tools) -> None:
         """One start of TLC for each specification. Raises CheckError."""
         for name, spec in SPECS.items():
+            if not self.traces[name]:
+                continue
             accepted = judge(spec, self.traces[name], tools).accepted
             self.rejected[name].update(who for at, who in enumerate(self.whose[name]) if at not in accepted)
 
@@ -68,16 +87,16 @@ class Tried:
         return any(counter[mutant] for counter in self.rejected.values())
 
 
-def _stories(count: int) -> Iterator[Trace]:
-    """Those that the bug does not bring down: apply that raises is found without any trace."""
+def _stories(gather: Gather, count: int) -> Iterator[Trace]:
+    """Those that the bug does not bring down: a machine that raises is found without any trace."""
     for seed in range(count):
-        with suppress(KeyError):
-            yield from membership_stories(range(seed, seed + 1), 1).traces
+        with suppress(KeyError, ValueError):
+            yield from gather(range(seed, seed + 1), 1).traces
 
 
 def safety_mutants() -> list[str]:
     """Those that break more than liveness."""
-    return [bug.name for bug in (*BUGS, *MEMBERSHIP_BUGS) if not set(bug.properties) <= LIVENESS]
+    return [bug.name for bug in EVERY_BUG if not set(bug.properties) <= LIVENESS]
 
 
 @click.command("trace-mutants", context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +107,7 @@ def safety_mutants() -> list[str]:
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def trace_mutants(*, only: Sequence[str], walks: int, slots: int, output: str) -> None:
-    """Count the seeded bugs of handoff and membership whose traces are rejected. Exit code 2: a bad setup."""
+    """Count the seeded bugs whose traces are rejected. Exit code 2: a bad setup."""
     tried, names = Tried(), list(only) or safety_mutants()
     try:
         tools = find_tools()

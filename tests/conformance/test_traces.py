@@ -12,13 +12,20 @@ from harness.conformance.check import diagnose, judge
 from harness.conformance.gather import SUBJECTS, Gathered, exclusive_records, exclusive_simulations, exclusive_traces
 from harness.conformance.process_source import record_cluster
 from harness.conformance.specs import EXCLUSIVE
+from harness.conformance.trace_mutants import Tried
 from harness.conformance.tracelines import Trace, TraceError, read_files
 from harness.conformance.traces import actions_of, lines_taken, run
 from harness.modelcheck.tools import find_tools
 from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
-RUNS = {"ExclusiveHandoff": 20, "Leases": 10, "Membership": 10, "EventualDissemination": 20}
+RUNS = {
+    "ExclusiveHandoff": 20,
+    "Leases": 10,
+    "Membership": 10,
+    "EventualDissemination": 20,
+    "BarrierDissemination": 30,
+}
 MUTANTS_FOUND_QUICKLY = (
     "grant_ignores_pending",
     "buried_without_wait",
@@ -26,6 +33,7 @@ MUTANTS_FOUND_QUICKLY = (
     "release_while_serving",
     "farewell_while_serving",
 )
+ROUND_MUTANTS = ("rounds_are_restarted", "push_of_an_old_version", "timeout_cuts_everyone", "push_during_a_round")
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -61,6 +69,14 @@ def test_seeded_bugs_give_rejected_traces() -> None:
     judgement = judge(EXCLUSIVE, traces, find_tools())
     rejected = Counter(name for at, name in enumerate(whose) if at not in judgement.accepted)
     assert sorted(rejected) == sorted(MUTANTS_FOUND_QUICKLY)
+
+
+def test_seeded_bugs_of_rounds_give_rejected_traces() -> None:
+    tried = Tried()
+    for name in ROUND_MUTANTS:
+        tried.add(name, 20, 1)
+    tried.judge(find_tools())
+    assert [name for name in ROUND_MUTANTS if not tried.caught(name)] == []
 
 
 def test_a_rejected_trace_is_explained() -> None:

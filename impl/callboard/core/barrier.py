@@ -318,7 +318,7 @@ class BarrierNamespace:
         if self._grace_until_ms is not None and now_ms >= self._grace_until_ms:
             self._grace_until_ms = None
             if self.trace is not None:
-                self.trace("GraceEnds", {})
+                self.trace("GraceEnds", {"hosts": sorted(self._unseen)})
             self._changed.update(dict.fromkeys(sorted(self._unseen)))
             self._unseen = set()
 
@@ -364,6 +364,9 @@ class BarrierNamespace:
         self._last_batch_id += 1
         names = dict.fromkeys([*(host.name for host in upserts), *(removal.name for removal in removals)])
         self._proposal = _Proposal(self._last_batch_id, names)
+        if self.trace is not None:
+            leaves = [removal.name for removal in removals]
+            self.trace("ProposeBatch", {"joins": [host.name for host in upserts], "leaves": leaves})
         self._effects.append(ProposeBatch(self._last_batch_id, tuple(upserts), tuple(removals)))
 
     def _end_proposal(self, batch_id: int) -> _Proposal:
@@ -383,6 +386,8 @@ class BarrierNamespace:
 
     def _batch_failed(self, event: BatchFailed, now_ms: int) -> None:
         proposal = self._end_proposal(event.batch_id)
+        if self.trace is not None:
+            self.trace("BatchFails", {})
         self._changed.update(proposal.names)
         self._changed.update(self._before_round)
         self._before_round = {}
