@@ -7,14 +7,12 @@ finder reports as such; the same finder passes without the bug (that is what `ma
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import Random
 
-import pytest
 from attrs import frozen
 
 from harness.conformance import native_source
@@ -25,7 +23,7 @@ from harness.conformance.models import MODELS
 from harness.conformance.paths import run_model, state_graph
 from harness.conformance.specs import EXCLUSIVE
 from harness.modelcheck.tools import find_tools
-from harness.seeded_bugs.registry import Bug
+from harness.seeded_bugs.registry import Bug, put_in
 from harness.simulation.campaign import run_seed
 from tests.core.barrier_network import BarrierNetwork
 from tests.core.barrier_network import PropertyViolation as BarrierViolation
@@ -71,14 +69,6 @@ class Finding:
 
 Finder = Callable[[str, Bug, Limits], Finding]
 NOT_ITS_BUSINESS = Finding(None)
-
-
-@contextmanager
-def put_in(bug: Bug) -> Iterator[None]:
-    """The bug is there meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        bug.prepare(patch)
-        yield
 
 
 def machines(part: str, bug: Bug, limits: Limits) -> Finding:

@@ -167,7 +167,7 @@ def follows_the_log_of_later_epochs(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "handle", handle)
 
 
-@bug(SERVED, "Convergence")
+@bug(SERVED, "Convergence", "SlowHostIsolation")
 def grants_are_not_repeated(patched: pytest.MonkeyPatch) -> None:
     """A grant that was lost is not sent again."""
 
@@ -183,7 +183,7 @@ def grants_are_not_repeated(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_round_confirmed", round_confirmed)
 
 
-@bug(SERVED, "Convergence", origin="Akka.NET #8583: the loser's healthy region stays dead")
+@bug(SERVED, "Convergence", "SlowHostIsolation", origin="Akka.NET #8583: the loser's healthy region stays dead")
 def lapse_not_made_good(patched: pytest.MonkeyPatch) -> None:
     """A host whose lease ran out never gets its slots back."""
     patched.setattr(Releases, "request", lambda self, known, requests: None)

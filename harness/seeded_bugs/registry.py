@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from attrs import frozen
+
+from callboard.core import membership, snapshot
+from callboard.server import machine
 
 Prepare = Callable[[pytest.MonkeyPatch], None]
 
@@ -22,6 +26,20 @@ class Bug:
     prepare: Prepare
     origin: str = ""
     stalls: int = 0
+
+
+IMPORTED = {"apply": membership, "decode_state": snapshot, "encode_state": snapshot}
+"""Functions of core that the server's state machine has imported by name."""
+
+
+@contextmanager
+def put_in(bug: Bug) -> Iterator[None]:
+    """The bug is there meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        bug.prepare(patch)
+        for name, home in IMPORTED.items():
+            patch.setattr(machine, name, getattr(home, name))
+        yield
 
 
 @frozen

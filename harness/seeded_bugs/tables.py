@@ -84,7 +84,7 @@ def draining_hosts_keep_everything(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(slot_assignment, "_caps", caps)
 
 
-@bug("TableAgreement")
+@bug("TableAgreement", "SingleActivation")
 def since_is_not_touched(patched: pytest.MonkeyPatch) -> None:
     """The version of the last change of owner stays the first one."""
     original = slot_assignment._table

@@ -158,7 +158,10 @@ def _campaign(seeds: range, jobs: int, rate_error_ppm: int | None, results: Path
                 append_result(results, result)
             if result.violated:
                 console.print(f"seed {result.seed}: {result.violated}: {result.text}")
-                console.print(f"  replay: python -m harness.simulation --seed {result.seed} --log   (or --shrink)")
+                clocks = "" if rate_error_ppm is None else f" --rate-error-ppm {rate_error_ppm}"
+                console.print(
+                    f"  replay: python -m harness.simulation --seed {result.seed}{clocks} --log   (or --shrink)"
+                )
             progress.advance(task)
     return totals
 

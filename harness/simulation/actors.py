@@ -35,7 +35,7 @@ class Result(Enum):
     @property
     def definite(self) -> bool:
         """Whether the call surely did not run."""
-        return self in {Result.NOT_OWNER, Result.NOT_SERVED}
+        return self is Result.NOT_OWNER or self is Result.NOT_SERVED
 
 
 Replied = Callable[[Result, int], None]
@@ -56,6 +56,10 @@ class Call:
     timeout_ms: int
     replied: Replied
     until_ms: int = 0
+
+    def sent(self, timeout_ms: int, replied: Replied) -> Call:
+        """Another attempt."""
+        return Call(self.operation, self.actor, self.slot, self.work_ms, self.stubborn, timeout_ms, replied)
 
 
 @define(eq=False)
@@ -205,12 +209,17 @@ class Runtime:
     def _worked(self, turn: Turn) -> None:
         if turn.over and not turn.call.stubborn:
             return
+        if turn.cut and isinstance(self._admits(turn), Right):
+            self.host.world.saw("a turn outlives its right, and its host has the slot again")
         if not self._passes(turn):
             return
         if turn.activation.right.fence == 0:
             self._reply(turn, Result.OK, 0)
         else:
             self.host.access_store(self._saved, turn, turn.call.operation)
+
+    def _admits(self, turn: Turn) -> Right | Refusal:
+        return self.host.machine.admit(turn.call.actor[1], turn.call.slot, self.host.now_ms())
 
     def _saved(self, turn: Turn, refused: bool, count: int) -> None:
         if refused:

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from harness.simulation.actors import Result
-from harness.simulation.engine import EngineTimes
+from harness.simulation.engine_records import EngineTimes
 from harness.simulation.kernel import MS
 from harness.simulation.plan import QUICK, NamespacePlan, Plan
 from harness.simulation.world import World

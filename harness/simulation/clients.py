@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from callboard.core.commands import (
     UNPROTECTED,
@@ -24,7 +24,7 @@ from callboard.core.slot_records import HostMark, slot_of
 from callboard.core.table_delta import TableView
 from callboard.core.versions import Policy
 from harness.simulation.actors import Call, Result
-from harness.simulation.engine import Outcome
+from harness.simulation.engine_records import Outcome
 from harness.simulation.kernel import MS, Process
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.simulation.world import World
 
 REFRESH_MS = 250
+CALM_WORK_MS = 350
 CALL_MS = 1200
 PAUSE_MS = 15
 PAUSE_MAX_MS = 120
@@ -104,9 +105,10 @@ class Caller(Process):
         kind = random.choice(namespace.kinds)
         actor = (namespace.name, kind, f"{kind}-{random.randrange(plan.actors)}")
         number = self.world.next_number()
-        stubborn = random.random() < 0.05 and self.calm_from is None
-        long_ms = 2 * namespace.settings.drain_ms + 150
-        work_ms = random.randrange(20, long_ms) if stubborn or random.random() < 0.1 else random.randrange(1, 8)
+        stubborn = random.random() * 100 < plan.stubborn_percent and self.calm_from is None
+        long = stubborn or random.random() * 100 < plan.long_percent
+        longest_ms = plan.long_ms if self.calm_from is None else min(plan.long_ms, CALM_WORK_MS)
+        work_ms = random.randrange(20, longest_ms) if long else random.randrange(1, 8)
         call = Call(
             operation=number,
             actor=actor,
@@ -130,7 +132,7 @@ class Caller(Process):
         replied = partial(self._replied, operation, operation.attempt)
         left_ms = max(1, operation.deadline_ms - self.now_ms())
         if host is not None and host.alive:
-            sent = evolve(call, timeout_ms=left_ms, replied=replied)
+            sent = call.sent(left_ms, replied)
             if self.world.network.datagram(self.node, host, host.called, self, sent):
                 self.later(left_ms + REPLY_GRACE_MS, replied, Result.UNKNOWN, 0)
                 return
@@ -176,6 +178,16 @@ class Operator(Process):
     reads: int = field(init=False, default=0)
     _session: int = field(init=False, default=0)
     _sequence: int = field(init=False, default=0)
+
+    def start(self) -> None:
+        """Begin to read, if the plan wants that."""
+        if self.world.plan.read_every_ms:
+            self.later(self.world.plan.read_every_ms, self._look)
+
+    def _look(self) -> None:
+        self._read(lambda _epoch: None)
+        if self.world.kernel.now_us < self.world.plan.duration_ms * MS:
+            self.later(self.world.plan.read_every_ms, self._look)
 
     def mark(self, namespace: str, mark: HostMark, done: Callable[[], None]) -> None:
         """Say something of a host name."""

@@ -9,116 +9,13 @@ copy of an engine: harness/raftsim simulates the embedded one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
 from random import Random
-from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
 
+from harness.simulation.engine_records import Answered, Append, Disk, EngineTimes, Entry, Machine, Observer, Outcome
 from harness.simulation.kernel import MS, Process
 from harness.simulation.network import Bites, Network
-
-
-@frozen
-class EngineTimes:
-    """Milliseconds. A follower that heard nothing for a time between the `election`s stands for election.
-
-    `check_quorum`: a leader that has not heard of a majority for the longest election time steps down by itself.
-    `zombies_percent`: of commands with unknown outcome that commit later all the same. `answers_lost_percent`: of
-    committed commands whose outcome is reported as unknown. `sync_us`: how long the disk takes.
-    `compact_entries`: so many entries are applied between two snapshots.
-    """
-
-    heartbeat_ms: int = 50
-    election_min_ms: int = 200
-    election_max_ms: int = 400
-    check_quorum: bool = True
-    zombies_percent: int = 30
-    answers_lost_percent: int = 1
-    sync_us: int = 1500
-    compact_entries: int = 60
-
-
-class Outcome(Enum):
-    """What `propose` may raise, besides its result."""
-
-    NOT_LEADER = auto()
-    UNKNOWN = auto()
-
-
-Answered = Callable[[int, object], None]
-"""Log position (0 if none) and what apply returned, or an `Outcome`."""
-
-
-@frozen
-class Entry:
-    """Of the log."""
-
-    term: int
-    command: bytes
-
-
-@frozen
-class Append:
-    """Entries that follow position `before`, or none: a heartbeat."""
-
-    leader: str
-    term: int
-    before: int
-    before_term: int
-    entries: tuple[Entry, ...]
-    commit: int
-    round: int
-
-
-@define
-class Disk:
-    """What survives a crash of a process. `written` may be lost with the power beyond `synced` entries.
-
-    The log starts after position `base`, whose state is `snapshot`.
-    """
-
-    term: int = 0
-    voted_for: str = ""
-    base: int = 0
-    base_term: int = 0
-    snapshot: bytes = b""
-    entries: list[Entry] = field(factory=list)
-    synced: int = 0
-
-    @property
-    def last(self) -> int:
-        """Position of the last entry."""
-        return self.base + len(self.entries)
-
-    def term_at(self, position: int) -> int:
-        """Of an entry that is there, or of the snapshot."""
-        return self.base_term if position == self.base else self.entries[position - self.base - 1].term
-
-    def cut(self, position: int) -> None:
-        """Drop everything after a position."""
-        del self.entries[position - self.base :]
-        self.synced = min(self.synced, position)
-
-
-class Machine(Protocol):
-    """What the engine feeds: `StateMachine` of the interface."""
-
-    def apply(self, index: int, command: bytes) -> object:
-        """Apply a committed command."""
-
-    def snapshot(self) -> bytes:
-        """The whole state."""
-
-    def restore(self, snapshot: bytes) -> None:
-        """Replace the state."""
-
-
-class Observer(Protocol):
-    """Who wants to know of rare things."""
-
-    def saw(self, what: str) -> None:
-        """It happened."""
 
 
 @define
@@ -489,7 +386,7 @@ class Engine:
         proposal.open = False
         self.seen.saw("an outcome is unknown")
         if self.random.randrange(100) < self.times.zombies_percent:
-            self.group.revive(proposal.command)
+            self.group.revive(proposal.command, self.process.node)
         proposal.answered(0, Outcome.UNKNOWN)
 
 
@@ -521,12 +418,14 @@ class Group:
         leading = [engine for engine in self.engines.values() if engine.leads and engine.process.alive]
         return max(leading, key=lambda engine: engine.term, default=None)
 
-    def revive(self, command: bytes) -> None:
-        """A command of unknown outcome: whoever leads a while later puts it into the log."""
-        self.network.kernel.after(self.random.randrange(20 * MS, 1500 * MS), self._late, command)
+    def revive(self, command: bytes, node: str) -> None:
+        """A command of unknown outcome: whoever leads a while later puts it into the log, if it gets there."""
+        self.network.kernel.after(self.random.randrange(20 * MS, 1500 * MS), self._late, command, node)
 
-    def _late(self, command: bytes) -> None:
+    def _late(self, command: bytes, node: str) -> None:
         leader = self.newest_leader()
-        if leader is not None and not leader.process.paused:
+        if leader is None or leader.process.paused:
+            return
+        if node == leader.process.node or not self.network.is_blocked(node, leader.process.node):
             self.seen.saw("a command of unknown outcome commits late")
             leader.propose(command, 1 << 40, lambda _index, _result: None)

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from callboard.core.slot_records import HostMark
 from harness.simulation.kernel import MS, Process
+from harness.simulation.network import Bites
 from harness.simulation.plan import Fault, Scar
 
 if TYPE_CHECKING:
@@ -178,11 +179,11 @@ class Faults:
     def slow_node(self, running: Running) -> Undo | None:
         """Messages of one node take long."""
         nodes = self.world.nodes()
-        return self._slow(running, nodes[running.fault.target % len(nodes)], SLOW_US)
+        return self.slow(running, nodes[running.fault.target % len(nodes)], SLOW_US)
 
     def slow_store(self, running: Running) -> Undo | None:
         """Accesses to the store take longer than a drain."""
-        return self._slow(running, self.world.store.node, SLOW_STORE_US)
+        return self.slow(running, self.world.store.node, SLOW_STORE_US)
 
     def slow_access(self, running: Running) -> Undo | None:
         """A host's accesses to the store are on their way for longer than its drain time."""
@@ -208,7 +209,8 @@ class Faults:
 
         return mend
 
-    def _slow(self, running: Running, node: str, more_us: int) -> Undo:
+    def slow(self, running: Bites, node: str, more_us: int) -> Undo:
+        """Messages of a node take so much longer."""
         slow = self.world.network.slow
         slow[node] = (more_us, running)
 
@@ -280,6 +282,14 @@ class Faults:
             running.bites += 1
             self.world.saw("a restart under the same name while the former life still runs")
             self.world.start_again(host)
+
+    def replace_host(self, running: Running) -> Undo | None:
+        """A host is cut off from the replicas, and its name is given to a process on another node meanwhile."""
+        host = self._host(running.fault)
+        if host is None or host.leaving:
+            return None
+        self.world.start_elsewhere(host)
+        return self._block(running, self._around(host.node, self.world.group.names))
 
     def _crash_replica(self, running: Running, replica: Replica | None, *, power: bool) -> Undo | None:
         if replica is None or not replica.alive:

@@ -27,7 +27,7 @@ from callboard.core.snapshot import digest
 from callboard.core.table_delta import TableView, view_of
 from harness.simulation.kernel import PropertyViolation
 
-DIGEST_EVERY = 8
+COMPARED_EVERY = 8
 """Entries of which replicas' whole states are compared; answers, versions and namespaces always are."""
 
 
@@ -42,9 +42,10 @@ class Applied:
 
 @define(eq=False)
 class History:
-    """The entries of the log in their order, whoever applied them first. `buried` is told of incarnations that are
-    taken for gone."""
+    """The entries of the log in their order, whoever applied them first. `removed` is told of incarnations that are no
+    members any more, `buried` of those that are taken for gone."""
 
+    removed: Callable[[str, set[int]], None]
     buried: Callable[[str, set[int]], None]
     saw: Callable[[str], None]
     entries: dict[int, Applied] = field(init=False, factory=dict)
@@ -62,7 +63,6 @@ class History:
     """In which epoch each version of a native namespace came to be."""
     _issued: set[int] = field(init=False, factory=set)
     _done: dict[tuple[int, int], object] = field(init=False, factory=dict)
-    _digests: dict[int, str] = field(init=False, factory=dict)
 
     @property
     def state(self) -> ReplicatedState:
@@ -87,7 +87,7 @@ class History:
         if known.answer != answer:
             text = f"{replica} answers {answer} to position {index}, where another replica answered {known.answer}"
             raise PropertyViolation("ReplicaAgreement", text)
-        if index % DIGEST_EVERY == 0:
+        if index % COMPARED_EVERY == 0:
             self._compare(replica, index, after)
 
     def restored(self, replica: str, state: ReplicatedState) -> None:
@@ -96,16 +96,17 @@ class History:
             self._compare(replica, state.applied_index, state)
 
     def _compare(self, replica: str, index: int, state: ReplicatedState) -> None:
-        if index not in self._digests:
-            self._digests[index] = digest(self.entries[index].state)
-        if digest(state) != self._digests[index]:
+        if state != self.entries[index].state:
             raise PropertyViolation("ReplicaAgreement", f"{replica} has another state at position {index} than others")
 
     def compare_all(self, states: dict[str, ReplicatedState]) -> None:
-        """Whole states, at the end of a run."""
+        """Whole states and their digests, at the end of a run."""
         for replica, state in states.items():
             if state.applied_index:
                 self._compare(replica, state.applied_index, state)
+        newest = [state for state in states.values() if state.applied_index == self.last]
+        if len({digest(state) for state in newest}) > 1:
+            raise PropertyViolation("ReplicaAgreement", f"equal states at position {self.last} have other digests")
 
     # ---- the first time
 
@@ -174,6 +175,8 @@ class History:
         if changed:
             self._note_view(name, after)
             self._check_movement(name, before, after)
+        if after.tombstones is not before.tombstones:
+            self.removed(name, after.tombstones.keys() - before.tombstones.keys())
         if isinstance(request.command, Bury):
             self.buried(name, before.tombstones.keys() - after.tombstones.keys())
         for kind, rights in after.rights.items():
@@ -224,12 +227,26 @@ class History:
             if before.marks or after.marks or _reweighed(before, after):
                 continue
             self._check_floors(name, kind, after, came)
+            self._check_restarts(name, kind, before, after)
             for slot in moved:
                 from_one_who_stays = owners[slot] in stay
                 equal = len(set(_weights(after).values())) == 1
                 if from_one_who_stays and (not came or (equal and table.owners[slot] not in came)):
                     text = f"{name}/{kind}/{slot} moves from {owners[slot]} to {table.owners[slot]}, both of which stay"
                     raise PropertyViolation("MinimalMovement", text)
+
+    def _check_restarts(self, name: str, kind: str, before: NativeNamespace, after: NativeNamespace) -> None:
+        """Processes took the place of others of their names, and nobody else came or left: each has the slots that its
+        predecessor had."""
+        was = {member.name: member for member in before.members.values() if kind in member.host.actor_types}
+        now = {member.name: member for member in after.members.values() if kind in member.host.actor_types}
+        if was.keys() != now.keys() or kind not in before.tables:
+            return
+        successors = {was[host].incarnation: now[host].incarnation for host in was}
+        for slot, (old, new) in enumerate(zip(before.tables[kind].owners, after.tables[kind].owners, strict=True)):
+            if old in successors and new != successors[old]:
+                text = f"{name}/{kind}/{slot} goes from {old} to {new}, not to {successors[old]} of the same name"
+                raise PropertyViolation("MinimalMovement", text)
 
     def _check_floors(self, name: str, kind: str, namespace: NativeNamespace, came: set[int]) -> None:
         """Without marks: who came has at least its share rounded down."""
@@ -247,13 +264,18 @@ class History:
 
     def _check_balance(self, name: str, kind: str, namespace: NativeNamespace) -> None:
         owners = namespace.tables[kind].owners
-        weights = {}
+        weights, draining = {}, set()
         for member in namespace.members.values():
             mark = namespace.marks.get(member.name, HostMark(member.name))
-            if kind in member.host.actor_types and not mark.cordoned and not mark.draining:
+            if mark.draining:
+                draining.add(member.incarnation)
+            elif kind in member.host.actor_types and not mark.cordoned:
                 weights[member.incarnation] = member.host.weight if mark.weight is None else mark.weight
         if not weights:
             return
+        if not draining.isdisjoint(owners):
+            text = f"{min(draining.intersection(owners))} owns slots of {name}/{kind}, though it is to be drained"
+            raise PropertyViolation("Balance", text)
         shared = sum(1 for owner in owners if owner == 0 or owner in weights)
         for incarnation, weight in weights.items():
             share = -(-shared * weight // sum(weights.values()))

@@ -137,7 +137,10 @@ class Host(Process):
         match message:
             case RenewalAnswer():
                 self.world.rights.answered(self, message)
+                before = self.world.rights.grants
                 self.dispatch(AnswerReceived(connection, message))
+                if self.world.rights.grants > before and self.policy is Policy.EXCLUSIVE:
+                    self.world.saw("a grant comes with an answer")
                 self.world.rights.gate_may_have_opened(self)
                 self.runtime.wake()
             case TableDelta():
@@ -257,7 +260,8 @@ class Host(Process):
         if self.stopped:
             answer(Result.NOT_OWNER, self.version)
             return
-        self.runtime.call(evolve(call, replied=answer))
+        call.replied = answer
+        self.runtime.call(call)
 
     def access_store(self, answered: Callable[[Turn, bool, int], None], turn: Turn, operation: int | None) -> None:
         """Have the store read, or write `operation`. A request that cannot leave is repeated until it can."""

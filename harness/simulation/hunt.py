@@ -5,22 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-import pytest
 from attrs import frozen
 
-from callboard.core import membership as core_membership
-from callboard.core import snapshot
-from callboard.server import machine
 from harness.seeded_bugs import barrier, handoff, membership, tables
-from harness.seeded_bugs.registry import Bug
+from harness.seeded_bugs.registry import Bug, put_in
 from harness.simulation import model_bugs
 from harness.simulation.campaign import run_plan
 from harness.simulation.plan import draw
 
 SAME = {"GoneImpliesGateShut": "SingleActivation", "TurnsInsideRights": "SingleActivation"}
 """What others check under names of their own is part of this property here."""
-IMPORTED = {"apply": core_membership, "decode_state": snapshot, "encode_state": snapshot}
-"""Functions of core that the server's state machine has imported by name."""
 BUGS: tuple[Bug, ...] = (*handoff.BUGS, *membership.BUGS, *tables.BUGS, *barrier.BUGS, *model_bugs.BUGS)
 
 
@@ -44,10 +38,7 @@ def wanted(bug: Bug) -> set[str]:
 def hunt(bug: Bug, seeds: Iterable[int]) -> Find:
     """Run seeds with the bug until one of its properties breaks. Runs that end in another way count as work only."""
     began, runs, events = time.process_time(), 0, 0
-    with pytest.MonkeyPatch.context() as patched:
-        bug.prepare(patched)
-        for name, home in IMPORTED.items():
-            patched.setattr(machine, name, getattr(home, name))
+    with put_in(bug):
         for seed in seeds:
             runs += 1
             try:

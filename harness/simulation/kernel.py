@@ -12,6 +12,7 @@ from attrs import define, field
 MS = 1000
 """Microseconds in a millisecond: true time is counted in microseconds, clocks of processes in milliseconds."""
 _PPM = 1_000_000
+_PPM_MS = _PPM * MS
 
 
 class PropertyViolation(AssertionError):
@@ -46,11 +47,14 @@ class Kernel:
 
     def run_until(self, until_us: int) -> None:
         """Let everything happen that is due until then."""
-        queue = self._queue
-        while queue and queue[0][0] <= until_us:
-            self.now_us, _, action, arguments = heappop(queue)
-            self.events += 1
-            action(*arguments)
+        queue, happened = self._queue, 0
+        try:
+            while queue and queue[0][0] <= until_us:
+                self.now_us, _, action, arguments = heappop(queue)
+                happened += 1
+                action(*arguments)
+        finally:
+            self.events += happened
         self.now_us = until_us
 
 
@@ -84,14 +88,18 @@ class Clock:
 
     offset_ms: int
     rate_ppm: int
+    _speed: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._speed = _PPM + self.rate_ppm
 
     def read(self, true_us: int) -> int:
         """The reading at a true time."""
-        return self.offset_ms + true_us * (_PPM + self.rate_ppm) // (_PPM * MS)
+        return self.offset_ms + true_us * self._speed // _PPM_MS
 
     def when(self, reading_ms: int) -> int:
         """The first true time at which the clock reads so much."""
-        return -(-(reading_ms - self.offset_ms) * _PPM * MS // (_PPM + self.rate_ppm))
+        return -(-(reading_ms - self.offset_ms) * _PPM_MS // self._speed)
 
 
 @define(eq=False)

@@ -97,8 +97,12 @@ class Liveness:
         while True:
             kernel.run_until(kernel.now_us + STEP_MS * MS)
             passed_ms = kernel.now_us // MS - self.healed_ms
-            self._others_are_served(passed_ms)
-            problem = self.problem() or world.take_unserved()
+            problem = self.problem()
+            if problem is not None:
+                self._others_are_served(passed_ms)
+            else:
+                self._waiting.clear()
+                problem = world.take_unserved()
             if problem is not None:
                 right_since_ms = None
                 if passed_ms > self.bound_ms:

@@ -109,7 +109,7 @@ class Network:
     def datagram(self, source: str, target: Process, action: Callable[..., object], *arguments: Any) -> bool:
         """Have the target do something, if the message gets there. Returns whether it left."""
         self.messages += 1
-        if self.blocks(source, target.node):
+        if self._blocked and self.blocks(source, target.node):
             return False
         self.kernel.after(self.delay_us(source, target.node), target.take, action, *arguments)
         return True

@@ -53,7 +53,7 @@ from callboard.core.native_leader_records import (
 from callboard.core.records import Answer, AnswerCode, ReplicatedState
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.versions import Policy
-from harness.simulation.engine import Outcome
+from harness.simulation.engine_records import Outcome
 from harness.simulation.network import UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ class Rounds:
             self.office.replica.deposed(self.office)
         if self.office.closed:
             return
+        if result is Outcome.UNKNOWN:
+            self.office.replica.world.saw("a round has an unknown outcome")
         confirmed = isinstance(result, Answer) and result.code is AnswerCode.OK
         for answer in asked:
             answer(confirmed)
@@ -220,6 +222,8 @@ class NativeRunner:
         for effect in self.machine.handle(event, replica.now_ms()):
             if log.on:
                 log.note(replica.name, f"{self.name} epoch {self.office.epoch} -> {effect}")
+            if isinstance(effect, SendGone) and isinstance(event, HelloReceived | RenewalReceived):
+                replica.world.saw("a removed host asks again")
             self._carry_out(effect)
         replica.arm(self.machine.next_deadline_ms())
 

@@ -10,7 +10,7 @@ from callboard.core.barrier_records import BarrierSettings
 from callboard.core.native_leader_records import LeaderLimits
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
-from harness.simulation.engine import EngineTimes
+from harness.simulation.engine_records import EngineTimes
 from harness.simulation.network import NetworkTimes
 from harness.simulation.office import ProposalTimes
 
@@ -79,6 +79,13 @@ class Plan:
     actors: int = 12
     callers: int = 2
     think_ms: tuple[int, int] = (20, 120)
+    long_percent: int = 10
+    """Of turns that take up to `long_ms`, other than a few milliseconds."""
+    long_ms: int = 350
+    stubborn_percent: int = 5
+    """Of turns that do not end when they are cancelled; they are long."""
+    read_every_ms: int = 0
+    """How often an operator reads the membership; 0 for never but before changes."""
     silence_ms: int = 900
     rate_error_ppm: int = RATE_ERROR_PPM
     """Of the clocks; beyond the settings' only in the control."""
@@ -107,7 +114,7 @@ KINDS: dict[str, tuple[int, int, int]] = {
     # name: weight, shortest and longest duration in ms
     "isolate_replica": (3, 200, 1500),
     "isolate_leader": (4, 200, 1500),
-    "cut_peers": (4, 300, 2800),
+    "cut_peers": (4, 300, 3200),
     "halves": (3, 200, 1500),
     "bridge": (2, 200, 1500),
     "ring": (2, 300, 1500),
@@ -129,6 +136,7 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "crash_host": (5, 0, 900),
     "restart_host_at_once": (3, 0, 1),
     "twin": (3, 0, 0),
+    "replace_host": (3, 200, 1800),
     "crash_replica": (2, 50, 900),
     "crash_leader": (3, 50, 900),
     "power_replica": (4, 50, 900),
@@ -146,6 +154,7 @@ SIDECAR_KINDS: dict[str, tuple[int, int, int]] = {
     "sidecar_stop": (3, 0, 0),
     "sidecar_types": (4, 0, 0),
     "sidecar_silent": (5, 600, 2600),
+    "sidecar_slow": (4, 300, 1500),
     "sidecar_hang_up": (3, 0, 0),
     "sidecar_restart": (2, 0, 0),
     "repeat_round": (3, 0, 0),
@@ -153,18 +162,38 @@ SIDECAR_KINDS: dict[str, tuple[int, int, int]] = {
 SCARS = ("replica_dead", "replica_cut", "host_paused", "host_cut", "host_dead")
 
 
+THEMES: dict[str, tuple[str, ...]] = {
+    "anything": (),
+    "leaders": (
+        "isolate_leader", "cut_peers", "deaf_leader", "pause_leader", "crash_leader", "power_leader", "elect", "ring",
+        "slow_disk",
+    ),
+    "hosts": ("cut_host", "one_replica", "pause_host", "crash_host", "twin", "replace_host", "slow_access", "mark"),
+    "partitions": ("halves", "bridge", "one_way", "ring", "isolate_replica", "cut_host", "one_replica", "slow_node"),
+    "members": ("join", "leave", "storm", "mark", "restart_host_at_once", "twin", "replace_host", "break_streams"),
+    "disks": ("crash_replica", "power_replica", "power_leader", "power_all", "slow_disk", "elect"),
+    "effects": ("slow_access", "slow_store", "cut_store", "cut_host", "pause_host", "replace_host", "join", "leave"),
+    "sidecars": (*SIDECAR_KINDS, "elect"),
+}  # fmt: skip
+"""What a seed is about: these kinds are drawn more often there."""
+SELDOM = ("effects", "sidecars")
+"""Themes that are drawn twice as often, since what they are about is seldom otherwise."""
+
+
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"plan {seed}")
+    theme = random.choices(list(THEMES), [2 if theme in SELDOM else 1 for theme in THEMES])[0]
     settings = random.choices([QUICK, CALM, WILD, PATIENT], [4, 1, 3, 3])[0]
     namespaces = [NamespacePlan("shop", Policy.EXCLUSIVE, ("cart", "user"), random.choice([2, 3, 3, 4, 5]), settings)]
-    duration_ms = random.choice([3000, 4000, 5000])
+    leaders = theme == "leaders"
+    duration_ms = random.choice([4000, 5000] if leaders else [3000, 4000, 5000])
     kinds = dict(KINDS)
     if random.random() < 0.35:
         isolation_ms = random.choice([0, 1200])
         eventual = evolve(settings, max_isolation_ms=isolation_ms)
         namespaces.append(NamespacePlan("mesh", Policy.EVENTUAL, ("feed",), random.choice([1, 2, 3]), eventual))
-    if random.random() < 0.35:
+    if theme == "sidecars" or random.random() < 0.3:
         times = random.choice([BARRIER, TAME])
         namespaces.append(NamespacePlan("dapr", Policy.BARRIER, ("T1", "T2"), random.choice([2, 3, 4]), barrier=times))
         kinds |= SIDECAR_KINDS
@@ -175,10 +204,13 @@ def draw(seed: int) -> Plan:
             grants_max=random.choice([2, 5000]),
             steps_kept=random.choice([1, 2, 64]),
         )
+    kinds = _swarm(random, kinds, theme)
     faults = [_fault(random, kinds, duration_ms) for _ in range(random.randrange(6, 12))]
     if random.random() < 0.6:
         faults = _together(random, faults, duration_ms)
-    hot = random.random() < 0.2
+    effects = theme == "effects"
+    moves = theme == "members"
+    hot = random.random() < (0.7 if effects else 0.5 if moves else 0.15)
     return Plan(
         seed=seed,
         namespaces=tuple(namespaces),
@@ -187,7 +219,7 @@ def draw(seed: int) -> Plan:
         duration_ms=duration_ms,
         rate_error_ppm=settings.rate_error_ppm,
         engine=EngineTimes(
-            check_quorum=random.random() < 0.6,
+            check_quorum=random.random() < (0.3 if leaders else 0.6),
             answers_lost_percent=random.choice([0, 1, 3]),
             zombies_percent=random.choice([0, 30, 60]),
             compact_entries=random.choice([25, 60, 200]),
@@ -197,8 +229,26 @@ def draw(seed: int) -> Plan:
         leader_limits=limits,
         callers=5 if hot else random.choice([1, 2, 2, 3]),
         think_ms=(2, 30) if hot else (20, 120),
-        actors=random.choice([2, 4, 8]),
+        actors=random.choice([2, 2, 4] if effects else [24] if moves else [2, 4, 8, 24]),
+        slot_bits=random.choice([4, 4, 5]),
+        long_percent=random.choice([40] if moves else [5, 10, 40]),
+        long_ms=random.choice([1, 2, 2, 8]) * settings.drain_ms + 150,
+        stubborn_percent=random.choice([5, 15, 30] if effects else [2, 5, 15]),
+        read_every_ms=random.choice([0, 0, 150]),
     )
+
+
+def _swarm(random: Random, kinds: dict[str, tuple[int, int, int]], theme: str) -> dict[str, tuple[int, int, int]]:
+    """Which faults a seed has, and how often: half of all seeds leave half of them out, so that others come together
+    (swarm testing), and the theme's own come more often."""
+    left_out = set(random.sample(sorted(kinds), len(kinds) // 2)) if random.random() < 0.5 else set()
+    found = {}
+    for kind, (weight, shortest, longest) in kinds.items():
+        if kind in THEMES[theme]:
+            found[kind] = (4 * weight, shortest, longest)
+        elif kind not in left_out:
+            found[kind] = (weight, shortest, longest)
+    return found
 
 
 def _fault(random: Random, kinds: dict[str, tuple[int, int, int]], duration_ms: int) -> Fault:

@@ -31,6 +31,17 @@ FREQUENT = (
     "two replicas think that they are in office",
 )
 SELDOM = (
+    "a grant comes with an answer",
+    "a host is removed while it may serve",
+    "a lapse is made good",
+    "a leader asks for the whole of what a host holds",
+    "a removed host asks again",
+    "a round has an unknown outcome",
+    "a slot is granted after a new leader's wait for an earlier lease",
+    "a turn outlives its right, and its host has the slot again",
+    "an answer of a deposed leader arrives",
+    "an office ends before a sidecar's first word",
+    "rights outlive a change of leader",
     "a command of a deposed leader is refused",
     "a handoff goes on across a change of leader",
     "a host of policy eventual stops when isolated",

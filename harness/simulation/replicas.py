@@ -12,7 +12,8 @@ from callboard.core.handoff_messages import Hello, Renewal, Welcome
 from callboard.core.records import ReplicatedState
 from callboard.core.table_delta import TableDelta
 from callboard.server.machine import ReplicatedMachine
-from harness.simulation.engine import Disk, Engine
+from harness.simulation.engine import Engine
+from harness.simulation.engine_records import Disk
 from harness.simulation.kernel import Process
 from harness.simulation.network import UNAVAILABLE, End, Stream
 from harness.simulation.office import HostMessage, NativeRunner, Office
@@ -177,17 +178,18 @@ class FrontSession:
     _attaching: bool = field(init=False, default=False)
     _pause_ms: int = field(init=False, default=ATTACH_PAUSE_MS)
     _digests: dict[int, bytes] = field(init=False, factory=dict)
+    _version: int | None = field(init=False, default=None)
+    """The newest that the host said it has, since its hello."""
 
     def receive(self, message: Any) -> None:
         """From the host."""
         if isinstance(message, Hello):
-            self.hello = message
+            self.hello, self._version = message, None
             if self._way is None:
                 self._attach()
                 return
         elif isinstance(message, Renewal) and self.hello is not None:
-            digest = self._digests.get(message.version, b"")
-            self.hello = evolve(self.hello, have_version=message.version, have_digest=digest)
+            self._version = message.version
         if self._way is not None:  # between two leaders words are lost
             self._way.send(message)
         else:
@@ -226,7 +228,12 @@ class FrontSession:
         if self._attached > 1:
             self.replica.world.saw("a front repeats a hello to another leader")
         way.open()
-        way.send(evolve(self.hello, by_front=True) if self._attached > 1 else self.hello)
+        if self._attached > 1:
+            self.hello = evolve(self.hello, by_front=True)
+            if self._version is not None:
+                digest = self._digests.get(self._version, b"")
+                self.hello = evolve(self.hello, have_version=self._version, have_digest=digest)
+        way.send(self.hello)
 
     def deliver(self, way: Way, message: Any) -> None:
         """From the leader."""

@@ -37,9 +37,12 @@ class Book:
     settings: HandoffSettings
     sent_ms: dict[int, int] = field(factory=dict)
     base_ms: int | None = None
+    epoch: int = 0
+    """Of the newest answer."""
     held: dict[tuple[str, int], int] = field(factory=dict)
     dead: set[tuple[tuple[str, int], int]] = field(factory=set)
     """Rights that a lease ended: for good, whatever the host thinks."""
+    lapsed: set[tuple[str, int]] = field(factory=set)
 
     @property
     def gate_until_ms(self) -> int:
@@ -57,6 +60,9 @@ class Rights:
     grants: int = field(init=False, default=0)
     _holders: dict[Place, dict[int, Book]] = field(init=False, factory=dict)
     _highest: dict[Place, int] = field(init=False, factory=dict)
+    _last_holder: dict[Place, int] = field(init=False, factory=dict)
+    _waited_for: set[int] = field(init=False, factory=set)
+    """Buried by the wait of a leader that never answered them."""
     _was_shut: bool = field(init=False, default=False)
 
     def _book(self, host: Host) -> Book:
@@ -77,6 +83,7 @@ class Rights:
         if book is None or book.host is not host:
             return
         self._was_shut = host.now_ms() >= book.gate_until_ms
+        self._note_epoch(book, answer)
         if self._was_shut and host.policy is Policy.EXCLUSIVE:
             book.dead |= set(book.held.items())
         sent_ms = book.sent_ms.get(answer.number)
@@ -84,6 +91,15 @@ class Rights:
             book.base_ms = sent_ms if book.base_ms is None else max(book.base_ms, sent_ms)
         if self._was_shut and host.now_ms() >= book.gate_until_ms:
             self.world.saw("an answer comes after the lease that it gives")
+
+    def _note_epoch(self, book: Book, answer: RenewalAnswer) -> None:
+        if answer.epoch < self.world.history.state.epoch:
+            self.world.saw("an answer of a deposed leader arrives")
+        if book.epoch and answer.epoch > book.epoch and book.held and not self._was_shut:
+            self.world.saw("rights outlive a change of leader")
+        if not answer.holding_known:
+            self.world.saw("a leader asks for the whole of what a host holds")
+        book.epoch = max(book.epoch, answer.epoch)
 
     def gate_may_have_opened(self, host: Host) -> None:
         """The machine took an answer in: if its gate was shut and is open now, nobody else may have what it holds."""
@@ -113,6 +129,7 @@ class Rights:
                     self._highest[place] = span.fence
                     self._alone(place, incarnation, host)
                     self._note_rare(host, span, namespace.version.wire)
+                    self._note_past(book, place, incarnation)
                 else:
                     self._note_duplicates(place, incarnation)
                 holders[incarnation] = book
@@ -122,6 +139,14 @@ class Rights:
             self.world.saw("a grant of an older version than the newest is accepted")
         if self.world.history.epochs.get((host.namespace, span.since), 0) < host.machine.epoch:
             self.world.saw("a handoff goes on across a change of leader")
+
+    def _note_past(self, book: Book, place: Place, incarnation: int) -> None:
+        if place[1:] in book.lapsed:
+            book.lapsed.discard(place[1:])
+            self.world.saw("a lapse is made good")
+        if self._last_holder.get(place) in self._waited_for:
+            self.world.saw("a slot is granted after a new leader's wait for an earlier lease")
+        self._last_holder[place] = incarnation
 
     def _note_duplicates(self, place: Place, incarnation: int) -> None:
         for other, book in self._holders.get(place, {}).items():
@@ -145,6 +170,8 @@ class Rights:
             )
         for kind, slot in slots_of(effect.spans):
             book.held.pop((kind, slot), None)
+            if effect.reason is EndReason.LEASE:
+                book.lapsed.add((kind, slot))
             self._holders.get((host.namespace, kind, slot), {}).pop(incarnation, None)
 
     def passes_gate(self, host: Host, right: Right) -> None:
@@ -171,11 +198,22 @@ class Rights:
             if book is None:
                 continue
             host = book.host
-            if host.alive and not host.stopped and host.machine.incarnation == incarnation:
+            if host.stopped or host.machine.incarnation != incarnation:
+                continue
+            if book.epoch < self.world.history.state.epoch:
+                self._waited_for.add(incarnation)
+            if host.alive:
                 self.world.saw("a host is buried while its process lives")
                 if book.held and _open(host, incarnation):
                     text = f"{incarnation} ({host.name}) is buried, but may serve {min(book.held)}"
                     raise PropertyViolation("SingleActivation", text)
+
+    def removed(self, namespace: str, incarnations: set[int]) -> None:
+        """These are no members any more."""
+        for incarnation in sorted(incarnations):
+            book = self.books.get((namespace, incarnation))
+            if book is not None and book.held and book.host.alive and _open(book.host, incarnation):
+                self.world.saw("a host is removed while it may serve")
 
     def table_comes(self, host: Host, delta: TableDelta) -> None:
         """For what is rare."""

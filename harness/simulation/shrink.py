@@ -60,7 +60,7 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
     if plan.scars:
         yield evolve(plan, scars=())
     for at, namespace in enumerate(plan.namespaces):
-        if len(plan.namespaces) > 1:
+        if at > 0:  # callers need the first one
             yield evolve(plan, namespaces=(*plan.namespaces[:at], *plan.namespaces[at + 1 :]))
         if namespace.hosts > 1:
             fewer = evolve(namespace, hosts=namespace.hosts - 1)

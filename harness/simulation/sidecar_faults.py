@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import define
 
+from harness.simulation.kernel import MS
 from harness.simulation.plan import Fault
 from harness.simulation.sidecars import Sidecar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from harness.simulation.world import World
 
 Undo = Callable[[], None]
+SLOW_US = 80 * MS
 TYPE_SETS: tuple[tuple[str, ...], ...] = (("T1",), ("T1", "T2"), ("T2",), ())
 
 
@@ -82,6 +84,11 @@ class SidecarFaults:
             sidecar.resume()
 
         return resume
+
+    def sidecar_slow(self, running: Running) -> Undo | None:
+        """Its messages take long."""
+        sidecar = self._sidecar(running.fault)
+        return None if sidecar is None else self.world.faults.slow(running, sidecar.node, SLOW_US)
 
     def sidecar_hang_up(self, running: Running) -> None:
         """Its stream breaks."""

@@ -47,7 +47,7 @@ from harness.sidecars.heartbeat import HeartbeatSidecar
 from harness.sidecars.machine import SidecarMachine
 from harness.sidecars.modern import ModernSidecar
 from harness.sidecars.tables import NoOwner, Order, TableHost, Tables, tables_of
-from harness.simulation.engine import Outcome
+from harness.simulation.engine_records import Outcome
 from harness.simulation.kernel import MS, Process, PropertyViolation
 from harness.simulation.network import End, Stream
 from harness.simulation.office import Office
@@ -124,6 +124,9 @@ class Session:
         elif self.runner is not None:
             if self.stream_id:
                 self.runner.receive(self, message)
+            elif self.runner.closed:
+                self.replica.world.saw("an office ends before a sidecar's first word")
+                self.end("FAILED_PRECONDITION")
             else:
                 self.runner.open(self, message)
 
@@ -149,7 +152,7 @@ class Runner:
     _sessions: dict[int, Session] = field(init=False, factory=dict)
     _stream_ids: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
     _proposing: bool = field(init=False, default=False)
-    _closed: bool = field(init=False, default=False)
+    closed: bool = field(init=False, default=False)
 
     def begin(self, state: ReplicatedState) -> None:
         """The office is in force."""
@@ -196,13 +199,13 @@ class Runner:
 
     def close(self) -> None:
         """The office is over, and with it all streams."""
-        self._closed = True
+        self.closed = True
         for session in list(self._sessions.values()):
             session.end("FAILED_PRECONDITION")
         self._sessions.clear()
 
     def _dispatch(self, event: Event) -> None:
-        if self._closed:
+        if self.closed:
             return
         replica = self.office.replica
         log = replica.world.log

@@ -18,7 +18,8 @@ from harness.sidecars.events import ShutdownAsked, SidecarSpec, TypesChanged
 from harness.sidecars.tables import Tables
 from harness.simulation.actors import Store
 from harness.simulation.clients import Caller, Operator
-from harness.simulation.engine import Disk, Group
+from harness.simulation.engine import Group
+from harness.simulation.engine_records import Disk
 from harness.simulation.faults import Faults
 from harness.simulation.history import History
 from harness.simulation.hosts import Host
@@ -87,7 +88,7 @@ class World:
         names = tuple(f"r{number}" for number in range(1, plan.replicas + 1))
         self.group = Group(names, self.random("group"), self.network, self)
         self.rights = Rights(self)
-        self.history = History(self.rights.buried, self.saw)
+        self.history = History(self.rights.removed, self.rights.buried, self.saw)
         self.tables = InstalledTables(self, self.history)
         self.turns = Turns(self)
         self.faults = Faults(self)
@@ -99,6 +100,7 @@ class World:
         self.operator = Operator(
             self.kernel, "operator", "operator", self._clock("operator"), world=self, random=self.random("operator")
         )
+        self.operator.start()
         for namespace in plan.native_namespaces:
             for at in range(namespace.hosts):
                 self.kernel.at((100 + 40 * at) * MS, self._start_in, namespace, self.free_name())
@@ -231,12 +233,15 @@ class World:
     def _start_in(self, namespace: NamespacePlan, name: str) -> None:
         random = self.random(f"host {name}")
         kinds = namespace.kinds if random.random() < 0.8 else namespace.kinds[:1]
-        self._run_host(namespace.name, namespace.policy, name, kinds, random.choice([100, 100, 100, 100, 60, 150]))
+        weight = random.choice([100, 100, 100, 100, 60, 150])
+        self._run_host(namespace.name, namespace.policy, name, kinds, weight, node=name)
 
-    def _run_host(self, namespace: str, policy: Policy, name: str, kinds: tuple[str, ...], weight: int) -> None:
+    def _run_host(
+        self, namespace: str, policy: Policy, name: str, kinds: tuple[str, ...], weight: int, *, node: str
+    ) -> None:
         number = self.next_number()
         host = Host(
-            self.kernel, name, name, self._clock(f"{name} {number}"), world=self, namespace=namespace, policy=policy,
+            self.kernel, name, node, self._clock(f"{name} {number}"), world=self, namespace=namespace, policy=policy,
             kinds=kinds, weight=weight, random=self.random(f"{name} {number}"),
         )  # fmt: skip
         self.hosts.append(host)
@@ -246,7 +251,12 @@ class World:
         """A new process under the name of one that was."""
         newer = self.process_at(host.name)
         if newer is host or newer is None or not newer.alive or newer.stopped:
-            self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight)
+            self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight, node=host.node)
+
+    def start_elsewhere(self, host: Host) -> None:
+        """A new process under the name of one that may still run, on another node."""
+        node = f"{host.name}-{self.next_number()}"
+        self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight, node=node)
 
     def crash(self, process: Process) -> None:
         """A process dies; the system closes its streams."""

@@ -192,13 +192,14 @@ class NativeHost:
                 due.append(drain.cancel_at_ms)
             elif self._waits_for_drains():
                 due.append(drain.overdue_at_ms)
-        return min((at_ms for at_ms in due if at_ms < NEVER_MS), default=None)
+        earliest_ms = min(due)
+        return earliest_ms if earliest_ms < NEVER_MS else None
 
     def _waits_for_drains(self) -> bool:
         return self._parting is None or not self._parting.overdue
 
     def _refusal(self, actor_type: str, slot: int) -> Refusal:
-        if self._phase in {Phase.LEAVING, Phase.OVER}:
+        if self._phase is Phase.LEAVING or self._phase is Phase.OVER:
             return Refusal.LEAVING
         table = None if self._view is None else self._view.tables.get(actor_type)
         if table is None:
@@ -404,7 +405,7 @@ class NativeHost:
 
     def _may_renew(self) -> bool:
         keeps = self._parting is None or self._parting.renews
-        return self._welcomed and keeps and self._phase in {Phase.RUNNING, Phase.LEAVING}
+        return self._welcomed and keeps and (self._phase is Phase.RUNNING or self._phase is Phase.LEAVING)
 
     def _prompt(self, now_ms: int) -> None:
         """Something is worth telling: renew soon, though not for every little thing."""

@@ -116,17 +116,21 @@ class Releases:
 
     def confirmation(self, name: str) -> ConfirmClear | None:
         """The command for slots that are clear, as many as fit, or None."""
+        if not self._ready:
+            return None
         slots = ((kind, slot, since, 0) for (kind, slot), since in sorted(self._ready.items()))
         spans = tuple(SlotSpan(each.actor_type, each.first, each.count, each.since) for each in _fitting(slots))
-        return ConfirmClear(name, spans) if spans else None
+        return ConfirmClear(name, spans)
 
     def raised_fences(self, name: str) -> RaiseFences | None:
         """The command for fences that owners asked for, as many as fit, or None."""
+        if not self._fence_wishes:
+            return None
         slots = ((kind, slot, since, fence) for (kind, slot), (since, fence) in sorted(self._fence_wishes.items()))
         spans = tuple(
             FenceSpan(each.actor_type, each.first, each.count, each.since, each.fence) for each in _fitting(slots)
         )
-        return RaiseFences(name, spans) if spans else None
+        return RaiseFences(name, spans)
 
     def grants(self, host: KnownHost) -> tuple[Held, ...]:
         """What is granted to the host and it does not show to hold (rule L3)."""
