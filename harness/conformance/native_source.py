@@ -19,10 +19,11 @@ from callboard.core.records import Answer
 from callboard.core.slot_records import HostMark
 from callboard.core.tracing import trace_applied
 from harness.conformance.tracelines import Record, Recorder
+from harness.violation import PropertyViolation
 from tests.core import native_walk
 from tests.core.native_checks import check_rights
 from tests.core.native_network import NativeNetwork
-from tests.core.native_parts import NAMES, NAMESPACE, Clock, Entry, Process, PropertyViolation, Turn
+from tests.core.native_parts import NAMES, NAMESPACE, Clock, Entry, Process, Turn
 
 WRITES_MAX = 60
 """On their way to the store at the same time."""

@@ -25,10 +25,10 @@ from harness.conformance.specs import EXCLUSIVE
 from harness.modelcheck.tools import find_tools
 from harness.seeded_bugs.registry import Bug, put_in
 from harness.simulation.campaign import run_seed
+from harness.violation import PropertyViolation
 from tests.core.barrier_network import BarrierNetwork
-from tests.core.barrier_network import PropertyViolation as BarrierViolation
 from tests.core.barrier_walk import walk as barrier_walk
-from tests.core.native_parts import NAMESPACE, PropertyViolation
+from tests.core.native_parts import NAMESPACE
 from tests.core.native_walk import walk
 from tests.core.test_barrier_rounds import STEPS, settings_of
 from tests.model.support import NotFoundError, SideBySide, search, steps_of
@@ -94,7 +94,7 @@ def walks(part: str, bug: Bug, limits: Limits) -> Finding:
                     barrier_walk(BarrierNetwork(settings_of(seed)), Random(seed), STEPS)
                 else:
                     walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
-            except (PropertyViolation, BarrierViolation) as violation:
+            except PropertyViolation as violation:
                 return Finding(True, f"{seed + 1} walks", violation.name)
     return Finding(False, f"{limits.walks} walks")
 

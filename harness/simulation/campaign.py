@@ -13,10 +13,10 @@ from typing import Any
 
 from attrs import asdict, define, evolve, field, frozen
 
-from harness.simulation.kernel import PropertyViolation
 from harness.simulation.plan import Plan, draw
 from harness.simulation.rare import RARE
 from harness.simulation.world import ProcessTrace, World
+from harness.violation import PropertyViolation
 
 
 @frozen

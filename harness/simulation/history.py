@@ -25,7 +25,7 @@ from callboard.core.records import AnswerCode, HostRecord, Namespace, Replicated
 from callboard.core.slot_records import HostMark, NativeNamespace
 from callboard.core.snapshot import digest
 from callboard.core.table_delta import TableView, view_of
-from harness.simulation.kernel import PropertyViolation
+from harness.violation import PropertyViolation
 
 COMPARED_EVERY = 8
 """Entries of which replicas' whole states are compared; answers, versions and namespaces always are."""

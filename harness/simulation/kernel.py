@@ -15,15 +15,6 @@ _PPM = 1_000_000
 _PPM_MS = _PPM * MS
 
 
-class PropertyViolation(AssertionError):
-    """A property of the design does not hold; `name` is the property's."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
-        self.text = text
-
-
 class Kernel:
     """True time and what is to happen in it. Things of one instant happen in the order in which they were asked for."""
 

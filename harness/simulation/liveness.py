@@ -17,10 +17,11 @@ from callboard.core.slot_records import PARTS_PER_MILLION, HandoffSettings
 from callboard.core.versions import Policy
 from harness.simulation.clients import CALL_MS
 from harness.simulation.hosts import RECONNECT_MAX_MS, Host
-from harness.simulation.kernel import MS, PropertyViolation
+from harness.simulation.kernel import MS
 from harness.simulation.plan import NamespacePlan
 from harness.simulation.replicas import ATTACH_PAUSE_MAX_MS, LEADER_TIMEOUT_MS
 from harness.simulation.sidecars import SETTINGS
+from harness.violation import PropertyViolation
 
 if TYPE_CHECKING:
     from harness.simulation.world import World

@@ -18,7 +18,7 @@ from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy
 from harness.simulation.actors import Result, Turn, slots_of
 from harness.simulation.history import History
-from harness.simulation.kernel import PropertyViolation
+from harness.violation import PropertyViolation
 
 if TYPE_CHECKING:
     from harness.simulation.hosts import Host

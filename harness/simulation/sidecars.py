@@ -46,12 +46,13 @@ from harness.sidecars.events import SidecarSettings, SidecarSpec
 from harness.sidecars.heartbeat import HeartbeatSidecar
 from harness.sidecars.machine import SidecarMachine
 from harness.sidecars.modern import ModernSidecar
+from harness.sidecars.round_book import RoundBook
 from harness.sidecars.tables import NoOwner, Order, TableHost, Tables, tables_of
 from harness.simulation.engine_records import Outcome
-from harness.simulation.kernel import MS, Process, PropertyViolation
+from harness.simulation.kernel import MS, Process
 from harness.simulation.network import End, Stream
 from harness.simulation.office import Office
-from harness.simulation.sidecar_books import RoundBook
+from harness.violation import PropertyViolation
 
 if TYPE_CHECKING:
     from harness.simulation.replicas import Replica

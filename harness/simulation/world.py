@@ -23,7 +23,7 @@ from harness.simulation.engine_records import Disk
 from harness.simulation.faults import Faults
 from harness.simulation.history import History
 from harness.simulation.hosts import Host
-from harness.simulation.kernel import MS, Clock, EventLog, Kernel, Process, PropertyViolation
+from harness.simulation.kernel import MS, Clock, EventLog, Kernel, Process
 from harness.simulation.liveness import Liveness
 from harness.simulation.network import Network
 from harness.simulation.office import Office
@@ -32,6 +32,7 @@ from harness.simulation.replicas import Replica
 from harness.simulation.rights import InstalledTables, Rights, Turns
 from harness.simulation.sidecar_faults import SidecarFaults
 from harness.simulation.sidecars import Sidecar, SidecarChecks, open_namespace, tables_from
+from harness.violation import PropertyViolation
 
 HOSTS_MAX = 9
 SIDECARS_MAX = 7

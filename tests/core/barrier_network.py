@@ -1,7 +1,8 @@
 """A barrier machine in a model network: sidecars of both generations, slow links, faults, and a check after every step.
 
-`BarrierNetwork` carries the machine's effects out against model sidecars and keeps its own plain books of
-what was sent, written and acknowledged. `PropertyViolation` names the property that a step broke.
+`BarrierNetwork` carries the machine's effects out against model sidecars and has plain books of
+what was sent, written and acknowledged (harness/sidecars/round_book.py). `PropertyViolation` names the property that a
+step broke.
 """
 
 from __future__ import annotations
@@ -37,19 +38,16 @@ from callboard.core.commands import Command, CommitBatch, CreateNamespace, Repea
 from callboard.core.membership import apply
 from callboard.core.records import Member, Namespace, ReplicatedState
 from callboard.core.versions import Policy
+from harness.sidecars.round_book import RoundBook
+from harness.violation import PropertyViolation
 
 NAMESPACE = "default"
 SETTLING_STEPS_MAX = 100
-PHASE_RANK = {"lock": 0, "update": 1, "unlock": 2}
 Table = dict[str, tuple[str, ...]]
 
 
-class PropertyViolation(AssertionError):
-    """A property of the design does not hold."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
+def _nobody(_what: str) -> None:
+    """Hears of rare situations."""
 
 
 def table_of(members: Mapping[str, Member]) -> Table:
@@ -144,9 +142,6 @@ class Link:
     wire: deque[Order] = Factory(deque)
     uplink: deque[SidecarReport | None] = Factory(deque)
     hung_up: bool = False
-    newest: tuple[Phase, int] | None = None
-    owed: dict[tuple[Phase, int], bool] = Factory(dict)
-    owed_since_ms: int = 0
 
 
 @define(eq=False)
@@ -162,11 +157,9 @@ class BarrierNetwork:
     batch: ProposeBatch | None = None
     next_stream_id: int = 1
     offices: int = 0
-    round_version: int | None = None
-    round_links: dict[int, Link] = Factory(dict)
-    waiting_from_ms: int = 0
     rounds_finished: int = 0
     machine: BarrierNamespace = field(init=False)
+    book: RoundBook = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._commit(TakeOffice("r1", "0"))
@@ -201,8 +194,8 @@ class BarrierNetwork:
             link.hung_up = True
         self.links.clear()
         self.batch = None
-        self.round_version, self.round_links = None, {}
         self.machine = BarrierNamespace(self.settings)
+        self.book = RoundBook(self.settings, _nobody)
         self.handle(Started(self.namespace.version, self.namespace.members))
 
     def start_sidecar(self, name: str, types: tuple[str, ...], *, heartbeats: bool) -> None:
@@ -230,6 +223,7 @@ class BarrierNetwork:
         self.next_stream_id += 1
         sidecar.connected()
         self.links[link.stream_id] = link
+        self.book.opened(link.stream_id, sidecar.name)
         self.handle(StreamOpened(link.stream_id, sidecar.report()))
 
     def hang_up(self, link: Link) -> None:
@@ -241,8 +235,7 @@ class BarrierNetwork:
     def write(self, link: Link) -> None:
         """The oldest order leaves the leader's process."""
         order = link.unwritten.popleft()
-        if (order.phase, order.version) in link.owed:
-            link.owed[order.phase, order.version] = True
+        self.book.written(link.stream_id, order.phase, order.version)
         if not link.hung_up:
             link.wire.append(order)
         self.handle(OrderWritten(link.stream_id, order.phase, order.version))
@@ -263,14 +256,10 @@ class BarrierNetwork:
         message = link.uplink.popleft()
         if message is None:
             del self.links[link.stream_id]
+            self.book.closed(link.stream_id)
             self.handle(StreamClosed(link.stream_id))
             return
-        if message.operation is HostOperation.UNKNOWN:
-            link.owed = {order: written for order, written in link.owed.items() if not written}
-        elif message.operation is not HostOperation.REPORT and link.newest is not None:
-            rank = PHASE_RANK[message.operation.name.lower()]
-            if message.version == link.newest[1]:
-                link.owed = {order: written for order, written in link.owed.items() if order[0].rank > rank}
+        self.book.heard(link.stream_id, message)
         self.handle(MessageReceived(link.stream_id, message))
 
     def change_types(self, sidecar: Sidecar, types: tuple[str, ...]) -> None:
@@ -317,19 +306,11 @@ class BarrierNetwork:
         self.observe(event, effects)
         for effect in effects:
             self._carry_out(effect)
-        if self.round_version is not None:
-            if not any(link.owed for link in self._open_round_links()):
-                raise PropertyViolation("SlowHostIsolation", f"round {self.round_version} waits for nobody")
-            longest_ms = self.settings.round_timeout_ms + 2 * self.settings.phase_ms_min
-            if self.now_ms - self.waiting_from_ms > longest_ms:
-                text = f"round {self.round_version} has waited over {longest_ms} ms without cutting anybody"
-                raise PropertyViolation("SlowHostIsolation", text)
+        self.book.look()
+        self.book.ticked(self.now_ms, 0)
 
     def observe(self, event: Event, effects: list[Effect]) -> None:
         """For those who watch as well."""
-
-    def _open_round_links(self) -> list[Link]:
-        return [link for stream_id, link in self.round_links.items() if stream_id in self.links]
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -343,80 +324,25 @@ class BarrierNetwork:
             case CloseStream(stream_id, status, text):
                 link = self.links.pop(stream_id)
                 if status == "DEADLINE_EXCEEDED":
-                    self._check_cut(link)
-                    self.waiting_from_ms = self.now_ms
+                    self.book.cut(stream_id, self.now_ms)
                 elif status not in {"ABORTED", "RESOURCE_EXHAUSTED"}:
                     raise PropertyViolation("Convergence", f"{link.sidecar.name} did nothing wrong: {status}: {text}")
+                self.book.closed(stream_id)
                 link.hung_up = True
             case RoundFinished(version):
-                if self.round_version is not None:
-                    self._require_acknowledged(Phase.UNLOCK, version)
-                self.round_version, self.round_links = None, {}
+                self.book.finished(version)
                 self.rounds_finished += 1
-
-    def _check_cut(self, link: Link) -> None:
-        name = link.sidecar.name
-        if not link.owed:
-            raise PropertyViolation("SlowHostIsolation", f"{name} was cut although it had acknowledged everything")
-        patience_ms = min(self.settings.phase_ms_min, self.settings.round_timeout_ms)
-        if self.now_ms - link.owed_since_ms < patience_ms:
-            raise PropertyViolation("SlowHostIsolation", f"{name} was cut {patience_ms} ms too early")
 
     def _send(self, effect: SendOrder) -> None:
         link = self.links[effect.stream_id]
         phase, version = effect.phase, effect.version
-        self._check_order(link, phase, version)
+        self.book.sends(link.stream_id, phase, version, self.now_ms)
         table = None
         if phase is Phase.UPDATE:
             table = table_of(self.machine.members_at(version))
             if table != self.tables[version]:
                 raise PropertyViolation("TableAgreement", f"table {version} is {table}, not {self.tables[version]}")
-        link.newest = phase, version
-        link.owed = {order: written for order, written in link.owed.items() if order[1] == version}
-        link.owed[phase, version] = False
-        link.owed_since_ms = self.now_ms
         link.unwritten.append(Order(phase, version, table))
-
-    def _check_order(self, link: Link, phase: Phase, version: int) -> None:
-        name, newest = link.sidecar.name, link.newest
-        wrong = PropertyViolation("BarrierOrder", f"{name} gets {phase} {version} after {newest}")
-        if phase is Phase.LOCK:
-            if newest is not None and newest[0] is not Phase.UNLOCK:
-                raise wrong
-            if newest is not None and version <= newest[1]:
-                raise PropertyViolation("TableMonotonic", f"{name} gets lock {version} after {newest}")
-            self._join_round(link, version)
-            return
-        if newest is None or newest[1] != version or newest[0].rank != phase.rank - 1:
-            raise wrong
-        if (Phase.LOCK, version) in link.owed:
-            self._leave_round_for_push(link)
-        elif link.stream_id in self.round_links:
-            self._require_acknowledged(Phase.LOCK if phase is Phase.UPDATE else Phase.UPDATE, version)
-
-    def _join_round(self, link: Link, version: int) -> None:
-        """A lock seems to begin a round; if the update follows at once, it was a one-shot push."""
-        if self.round_version not in {None, version}:
-            raise PropertyViolation("BarrierOrder", f"lock {version} during round {self.round_version}")
-        if self.round_version is None:
-            self.waiting_from_ms = self.now_ms
-        self.round_version = version
-        self.round_links[link.stream_id] = link
-
-    def _leave_round_for_push(self, link: Link) -> None:
-        if link.stream_id not in self.round_links:
-            return
-        del self.round_links[link.stream_id]
-        if self.round_links:
-            text = f"{link.sidecar.name} gets table {self.round_version} before all have acknowledged the lock"
-            raise PropertyViolation("BarrierOrder", text)
-        self.round_version = None
-
-    def _require_acknowledged(self, phase: Phase, version: int) -> None:
-        for link in self._open_round_links():
-            if (phase, version) in link.owed:
-                text = f"round {version} went on, but {link.sidecar.name} has not acknowledged {phase}"
-                raise PropertyViolation("BarrierOrder", text)
 
     # ---- convergence
 
@@ -476,8 +402,9 @@ class BarrierNetwork:
                 raise PropertyViolation("Convergence", text)
             link = self.link_of(sidecar)
             assert link is not None
-            if link.newest != (Phase.UNLOCK, newest) or link.owed:
-                text = f"the last order to {sidecar.name} on this stream is {link.newest}, it owes {link.owed}"
+            book = self.book.streams[link.stream_id]
+            if book.newest != (Phase.UNLOCK, newest) or book.owed:
+                text = f"the last order to {sidecar.name} on this stream is {book.newest}, it owes {book.owed}"
                 raise PropertyViolation("Convergence", text)
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from callboard.core.native_host_records import Right
 from callboard.core.versions import Policy
-from tests.core.native_parts import Process, PropertyViolation, Slot
+from harness.violation import PropertyViolation
+from tests.core.native_parts import Process, Slot
 
 if TYPE_CHECKING:
     from tests.core.native_network import NativeNetwork

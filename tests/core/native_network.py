@@ -73,6 +73,7 @@ from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord, NativeNamespace
 from callboard.core.table_delta import make_view, view_of
 from callboard.core.versions import Policy
+from harness.violation import PropertyViolation
 from tests.core.native_checks import check_rights
 from tests.core.native_parts import (
     NAMESPACE,
@@ -85,7 +86,6 @@ from tests.core.native_parts import (
     Office,
     Path,
     Process,
-    PropertyViolation,
     Slot,
     Turn,
 )

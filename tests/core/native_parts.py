@@ -32,14 +32,6 @@ STEP_MS = 5
 Slot = tuple[str, int]
 
 
-class PropertyViolation(AssertionError):
-    """A property of the design does not hold."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
-
-
 @define
 class Clock:
     """A monotonic clock in whole milliseconds with its own rate against true time (in millionths)."""

@@ -14,7 +14,7 @@ from attrs import frozen
 from callboard.core.commands import Bury, Command, CommitNativeBatch, ConfirmClear, RaiseFences
 from callboard.core.slot_records import NOBODY, HostMark, NativeNamespace, SlotTable
 from callboard.core.versions import Policy
-from tests.core.native_parts import PropertyViolation
+from harness.violation import PropertyViolation
 
 BALANCE_FROM = 32
 """Slots per host from which on `BALANCE_MAX` is promised for hosts of one weight."""

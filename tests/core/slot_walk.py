@@ -26,7 +26,7 @@ from callboard.core.commands import (
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord, NativeNamespace
 from callboard.core.versions import Policy
-from tests.core.native_parts import PropertyViolation
+from harness.violation import PropertyViolation
 from tests.core.slot_checks import check_step
 
 NAMESPACE = "shop"

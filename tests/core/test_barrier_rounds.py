@@ -12,7 +12,8 @@ import pytest
 from callboard.core.barrier_records import BarrierSettings
 from harness.seeded_bugs.barrier import BUGS
 from harness.seeded_bugs.registry import Bug
-from tests.core.barrier_network import BarrierNetwork, PropertyViolation
+from harness.violation import PropertyViolation
+from tests.core.barrier_network import BarrierNetwork
 from tests.core.barrier_walk import walk
 
 WALKS = 120

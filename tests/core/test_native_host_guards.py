@@ -12,8 +12,9 @@ from callboard.core.handoff_messages import Grants, Held
 from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import GrantsReceived, TableReceived
 from callboard.core.table_delta import TableDelta, TableView, diff
+from harness.violation import PropertyViolation
 from tests.core.native_network import NativeNetwork
-from tests.core.native_parts import Path, Process, PropertyViolation
+from tests.core.native_parts import Path, Process
 
 
 def settled(*names: str) -> NativeNetwork:

@@ -10,8 +10,9 @@ from attrs import evolve
 from callboard.core.versions import Policy
 from harness.seeded_bugs.handoff import BUGS
 from harness.seeded_bugs.registry import Bug
+from harness.violation import PropertyViolation
 from tests.core.native_network import NativeNetwork
-from tests.core.native_parts import SETTINGS, PropertyViolation
+from tests.core.native_parts import SETTINGS
 from tests.core.native_walk import walk
 
 WALKS = 60

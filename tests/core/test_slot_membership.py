@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from callboard.core.slot_assignment import Candidate, assign, empty_table
 from callboard.core.slot_records import slot_of
-from tests.core.native_parts import PropertyViolation
+from harness.violation import PropertyViolation
 from tests.core.slot_mutants import MUTANTS, Prepare
 from tests.core.slot_walk import STEPS, Course, Step, walk
 

@@ -32,8 +32,9 @@ from callboard.core.barrier_records import (
     Tick,
 )
 from callboard.core.records import HostRecord, Member
+from harness.violation import PropertyViolation
 from spec.model.barrier import BarrierOrder, Host, Leader, Said
-from tests.core.barrier_network import BarrierNetwork, Link, PropertyViolation, Sidecar, one_move
+from tests.core.barrier_network import BarrierNetwork, Link, Sidecar, one_move
 from tests.model.support import Disagreement, SideBySide, agree
 
 

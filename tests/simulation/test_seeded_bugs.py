@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from harness.seeded_bugs.registry import Bug
 from harness.simulation.__main__ import main
 from harness.simulation.hunt import BUGS, hunt, wanted
-from harness.simulation.kernel import MS, PropertyViolation
+from harness.simulation.kernel import MS
 from harness.simulation.plan import draw
 from harness.simulation.world import World
+from harness.violation import PropertyViolation
 
 SEEDS = range(1, 61)
 SAMPLE = {

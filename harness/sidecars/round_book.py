@@ -7,7 +7,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from callboard.core.barrier_records import ACKNOWLEDGED_PHASE, BarrierSettings, HostOperation, Phase, SidecarReport
-from harness.simulation.kernel import PropertyViolation
+from harness.violation import PropertyViolation
 
 Sent = tuple[Phase, int]
 
@@ -24,7 +24,7 @@ class StreamBook:
 
 @define(eq=False)
 class RoundBook:
-    """Of one namespace in one office."""
+    """Of one namespace in one office. `saw` is told of rare situations."""
 
     settings: BarrierSettings
     saw: Callable[[str], None]
@@ -75,6 +75,8 @@ class RoundBook:
         if phase is Phase.LOCK:
             if newest is not None and newest[0] is not Phase.UNLOCK:
                 raise PropertyViolation("BarrierOrder", f"{book.name} gets lock {version} after {newest}")
+            if newest is not None and version <= newest[1]:
+                raise PropertyViolation("TableMonotonic", f"{book.name} gets lock {version} after {newest}")
             if self.round_version not in {None, version}:
                 raise PropertyViolation("BarrierOrder", f"lock {version} during round {self.round_version}")
             if self.round_version is None:
