@@ -81,7 +81,7 @@ class Host(Process):
     def _new_machine(self) -> NativeHost:
         token = f"{self.name}-{self.world.next_number()}"
         record = NativeHostRecord(
-            self.name, self.name, self.kinds, token, weight=self.weight, store_id=self.world.store.node
+            self.name, self.node, self.kinds, token, weight=self.weight, store_id=self.world.store.node
         )
         return NativeHost(self.namespace, self.policy, record, trace=self.world.sink(self.name))
 

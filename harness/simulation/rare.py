@@ -40,7 +40,6 @@ SELDOM = (
     "a slot is granted after a new leader's wait for an earlier lease",
     "a turn outlives its right, and its host has the slot again",
     "an answer of a deposed leader arrives",
-    "an office ends before a sidecar's first word",
     "rights outlive a change of leader",
     "a command of a deposed leader is refused",
     "a handoff goes on across a change of leader",

@@ -126,7 +126,6 @@ class Session:
             if self.stream_id:
                 self.runner.receive(self, message)
             elif self.runner.closed:
-                self.replica.world.saw("an office ends before a sidecar's first word")
                 self.end("FAILED_PRECONDITION")
             else:
                 self.runner.open(self, message)

@@ -148,8 +148,8 @@ class World:
         return [*self.group.names, *hosts, *sidecars, *(caller.node for caller in self.callers)]
 
     def process_at(self, address: str) -> Host | None:
-        """Who answers there: the newest process of that name."""
-        return next((host for host in reversed(self.hosts) if host.name == address), None)
+        """Who answers there: the newest process of that node."""
+        return next((host for host in reversed(self.hosts) if host.node == address), None)
 
     # ---- rare things, and things that must not be
 
@@ -249,8 +249,8 @@ class World:
         host.connect()
 
     def start_again(self, host: Host) -> None:
-        """A new process under the name of one that was."""
-        newer = self.process_at(host.name)
+        """A new process under the name of one that was, on the same node."""
+        newer = self.process_at(host.node)
         if newer is host or newer is None or not newer.alive or newer.stopped:
             self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight, node=host.node)
 
