@@ -186,6 +186,8 @@ def test_native_namespaces_need_their_feature_level() -> None:
     assert answer.code is AnswerCode.UNSUPPORTED
     assert "need feature level 2, not 1" in answer.detail
     assert not after.native
+    at_level, _ = apply(after, 3, Request(RaiseFeatureLevel(1, 2)))
+    assert apply(at_level, 4, Request(command))[1].code is AnswerCode.OK
 
 
 def test_all_names_count_towards_the_limit_of_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from callboard.core.commands import (
     Removal,
     Request,
     TakeOffice,
+    UnknownCommandError,
     decode_request,
     encode_request,
 )
@@ -96,5 +97,7 @@ def test_answers_are_in_the_snapshot() -> None:
 def test_entries_with_other_things_than_an_id_and_a_digest_are_malformed() -> None:
     entry = encode_request(Request(DeleteNamespace("x"), operator=OperatorRequest("one", DIGEST)))
     assert decode_request(entry).operator == OperatorRequest("one", DIGEST)
+    with pytest.raises(UnknownCommandError, match="log entry has encoding version 2"):
+        decode_request(b"\x96" + entry[1 : -len(DIGEST) - 6])
     with pytest.raises(MalformedCommandError, match="delete_namespace command: "):
         decode_request(entry.replace(b"\xa3one", b"\x07"))
