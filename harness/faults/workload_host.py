@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from attrs import asdict, define
 
-from callboard.core.native_host_records import Ended, Granted, TableInstalled
+from callboard.core.native_host_records import Ended, Granted, Stopped, TableInstalled
 from callboard.core.versions import Policy
 from callboard.host import (
     Actor,
@@ -177,6 +177,12 @@ class TracedHost(Host):
         reason = effect.reason.value
         for span in effect.spans:
             self._write("ended", reason=reason, actor_type=span.actor_type, first=span.first, count=span.count)
+
+    async def stopped(self) -> Stopped:
+        """See `Host`. A host whose turns outlive their right ends its process: that is how it is meant."""
+        over = await super().stopped()
+        self._write("out", reason=over.reason, overdue=over.overdue)
+        return over
 
     def _write(self, kind: str, **fields: Any) -> None:
         self.trace.write(kind, host=self.name, incarnation=self.session.machine.incarnation, **fields)

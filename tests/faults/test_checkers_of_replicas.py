@@ -169,9 +169,22 @@ def test_a_process_that_ends_by_itself_is_found() -> None:
     refused = note("process", name="replica-1", what="exited", code=1, expected=True)
     result = check_processes(history(killed, refused, watched))
     assert result.verdict is Verdict.VALID
-    assert result.figures == {"watched": 2, "ended_by_fault": 1, "unexpected": 0}
+    assert result.figures == {"watched": 2, "ended_by_fault": 1, "overdue": 0, "unexpected": 0}
     gone = note("process", name="h1", what="exited", code=0, expected=False)
     result = check_processes(history(killed, gone, watched))
     assert result.verdict is Verdict.INVALID
     assert result.explanation[0].startswith("h1 ended by itself at ")
     assert check_processes(history(killed)).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("host", "at_ns", "overdue", "right"),
+    [("h1", 15, True, True), ("h1", 15, False, False), ("h2", 15, True, False), ("h1", 5, True, False)],
+)
+def test_a_host_whose_turns_outlived_their_right_is_to_end(host: str, at_ns: int, overdue: bool, right: bool) -> None:
+    started = Note("process", 10, {"name": "h1", "what": "started"})
+    out = Note("out", at_ns, {"host": host, "incarnation": 1, "reason": "turns did not end", "overdue": overdue})
+    end = Note("process", 20, {"name": "h1", "what": "exited", "code": 0, "expected": False})
+    result = check_processes(history(started, out, end, note("watched", processes=["h1"])))
+    assert (result.verdict is Verdict.VALID) is right
+    assert result.figures["overdue"] == right

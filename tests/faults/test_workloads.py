@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
 
-from callboard.host import ActorFailedError, BusyError, NotServedError, OutcomeUnknownError
+from callboard.core.native_host_records import Stopped
+from callboard.host import ActorFailedError, BusyError, Host, NotServedError, OutcomeUnknownError, SqliteStore
 from harness.faults.clients import Answer, Caller, DidNotHappenError, called, surely_not_done
 from harness.faults.history import Outcome, Recorder, read_history
+from harness.faults.workload_host import Tally, Trace, TracedHost
 from harness.faults.workloads import OPERATIONS_PER_KEY, UNKNOWN_PER_KEY, Key, actor_name
 
 
@@ -93,3 +98,25 @@ def test_keys_are_given_up_when_a_search_would_get_expensive() -> None:
     assert many.spent
     assert unknown.spent
     assert (actor_name("counter/k1"), actor_name("list/k2")) == ("Tally/k1", "Journal/k2")
+
+
+async def test_a_host_that_is_out_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def over(_self: Host) -> Stopped:
+        return Stopped("turns did not end", overdue=True)
+
+    monkeypatch.setattr(Host, "stopped", over)
+    monkeypatch.setattr(Host, "session", SimpleNamespace(machine=SimpleNamespace(incarnation=3)))
+    host = TracedHost(
+        listen="127.0.0.1:0", cluster="127.0.0.1:1", actors=[Tally], name="h1", store=SqliteStore(tmp_path / "state.db")
+    )
+    path = tmp_path / "h1.jsonl"
+    host.trace = Trace(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+    assert (await host.stopped()).overdue
+    os.close(host.trace.descriptor)
+    line = json.loads(path.read_text())
+    assert {name: line[name] for name in ("kind", "host", "incarnation", "overdue")} == {
+        "kind": "out",
+        "host": "h1",
+        "incarnation": 3,
+        "overdue": True,
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.faults.checkers.linearizability import describe
 from harness.faults.checkers.verdict import CheckResult, Verdict
-from harness.faults.history import History, Operation, Outcome
+from harness.faults.history import History, Note, Operation, Outcome
 
 LEAKS = re.compile(
     r"Traceback|AssertionError|was never awaited|was never retrieved|was destroyed but it is pending|"
@@ -127,11 +127,18 @@ def check_logs(history: History) -> CheckResult:
 
 
 def check_processes(history: History) -> CheckResult:
-    """No process ends by itself, but where a fault is there to make it end: exit codes and logs need not say more."""
+    """No process ends by itself, but where a fault is there to make it end, or a host whose turns outlived their right
+    (it says so in its trace): exit codes and logs need not say more."""
     watched = [name for note in history.notes_of("watched") for name in note.fields["processes"]]
     ends = [note for note in history.notes_of("process") if "code" in note.fields]
-    unexpected = [note for note in ends if not note.fields["expected"]]
-    figures = {"watched": len(watched), "ended_by_fault": len(ends) - len(unexpected), "unexpected": len(unexpected)}
+    by_itself = [note for note in ends if not note.fields["expected"]]
+    unexpected = [note for note in by_itself if not _overdue(history, note)]
+    figures = {
+        "watched": len(watched),
+        "ended_by_fault": len(ends) - len(by_itself),
+        "overdue": len(by_itself) - len(unexpected),
+        "unexpected": len(unexpected),
+    }
     if unexpected:
         lines = [
             f"{note.fields['name']} ended by itself at {note.at_ns / 1e6:.3f} ms, exit code {note.fields['code']}"
@@ -140,6 +147,21 @@ def check_processes(history: History) -> CheckResult:
         return CheckResult("processes", Verdict.INVALID, tuple(lines), figures)
     verdict = Verdict.VALID if watched else Verdict.UNKNOWN
     return CheckResult("processes", verdict, () if watched else ("no process was watched",), figures)
+
+
+def _overdue(history: History, end: Note) -> bool:
+    """Whether this process of a host has said before its end that its turns outlived their right."""
+    name = end.fields["name"]
+    starts = [
+        note.at_ns
+        for note in history.notes_of("process")
+        if note.fields["what"] == "started" and note.fields["name"] == name and note.at_ns <= end.at_ns
+    ]
+    since_ns = max(starts, default=0)
+    return any(
+        note.fields["overdue"] and note.fields["host"] == name and since_ns <= note.at_ns <= end.at_ns
+        for note in history.notes_of("out")
+    )
 
 
 def check_wire(history: History) -> CheckResult:
