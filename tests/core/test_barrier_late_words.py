@@ -110,4 +110,4 @@ def test_a_wrong_acknowledgement_is_not_traced_or_counted() -> None:
     machine.trace = lambda action, _fields: seen.append(action)
     machine.handle(StreamOpened(1, report("a", "T1")), 0)
     machine.handle(MessageReceived(1, SidecarReport("", operation=HostOperation.LOCK, version=5)), 1)
-    assert seen == ["Attach", "StreamEnds"]
+    assert seen == ["Attach", "ProposeBatch", "StreamEnds"]

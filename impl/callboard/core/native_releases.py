@@ -120,7 +120,7 @@ class Releases:
             return None
         slots = ((kind, slot, since, 0) for (kind, slot), since in sorted(self._ready.items()))
         spans = tuple(SlotSpan(each.actor_type, each.first, each.count, each.since) for each in _fitting(slots))
-        return ConfirmClear(name, spans)
+        return ConfirmClear(name, spans) if spans else None
 
     def raised_fences(self, name: str) -> RaiseFences | None:
         """The command for fences that owners asked for, as many as fit, or None."""
@@ -130,7 +130,7 @@ class Releases:
         spans = tuple(
             FenceSpan(each.actor_type, each.first, each.count, each.since, each.fence) for each in _fitting(slots)
         )
-        return RaiseFences(name, spans)
+        return RaiseFences(name, spans) if spans else None
 
     def grants(self, host: KnownHost) -> tuple[Held, ...]:
         """What is granted to the host and it does not show to hold (rule L3)."""
