@@ -15,6 +15,8 @@ CONSTANTS
   Faults,       \* "kill" and "power": which crashes there are
   First, Second \* who may stand in odd and in even terms; Nobody: anybody
 
+MCEngine == TRUE
+
 Raft == INSTANCE RaftMembership
 
 Symmetry == Permutations(Replicas)

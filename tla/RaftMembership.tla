@@ -89,6 +89,13 @@ clientVars == <<requests, successes, submissions, readRequests, readAnswers>>
 operatorVars == <<base, backup, reported, past>>
 vars == <<replicaVars, electionVars, entryVars, clientVars, operatorVars, committed, floor>>
 
+(***************************************************************************)
+(* TRUE, in configs that say so: a replica also hears of a newer term      *)
+(* without being asked for a vote, and remembers across terms what it      *)
+(* knows to be committed, as the embedded engine does.                     *)
+(***************************************************************************)
+AsTheEngine == FALSE
+
 Quorum(S) == 2 * Cardinality(S) > Cardinality(Replicas)
 
 Expired == -1
@@ -240,7 +247,7 @@ RefuseVote(r, c) ==
   \E m \in candidacies :
     /\ m.from = c
     /\ m.term > term[r]
-    /\ ~UpToDate(m, log[r])
+    /\ AsTheEngine \/ ~UpToDate(m, log[r])
     /\ term' = [term EXCEPT ![r] = m.term]
     /\ vote' = [vote EXCEPT ![r] = Nobody]
     /\ meta' = [meta EXCEPT ![r] = [term |-> m.term, vote |-> Nobody]]
@@ -322,9 +329,9 @@ LeaderKnowsCommitted(r, n) ==
        /\ Quorum(Holders(r, k))
 
 FollowerKnowsCommitted(r, n) ==
-  /\ role[r] # "leader"
+  /\ AsTheEngine \/ role[r] # "leader"
   /\ \E m \in commits :
-       /\ m.term = term[r]
+       /\ m.term = term[r] \/ (AsTheEngine /\ m.term < term[r])
        /\ m.idx >= n
        /\ m.idx <= Len(log[r])
        /\ TermAt(log[r], m.idx) = m.entryTerm

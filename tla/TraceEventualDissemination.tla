@@ -67,7 +67,7 @@ TraceSpec == TraceInit /\ [][TraceNext]_traceVars
 
 -----------------------------------------------------------------------------
 Accepted == (l > Len(Traces[tid])) => PrintT(<<"ACCEPTED", tid>>)
-Progress == PrintT(<<"AT", tid, l>>)
+Reached == PrintT(<<"AT", tid, l>>)
 NotYet == ~(tid = StopTrace /\ l = StopLine)
 
 ASSUME \A t \in 1..Len(Traces) : Len(Traces[t]) > 0

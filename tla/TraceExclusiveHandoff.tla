@@ -126,7 +126,7 @@ TraceSpec == TraceInit /\ [][TraceNext]_traceVars
 -----------------------------------------------------------------------------
 \* TLC has no other way to say which of many traces were matched.
 Accepted == (l > Len(Traces[tid])) => PrintT(<<"ACCEPTED", tid>>)
-Progress == PrintT(<<"AT", tid, l>>)
+Reached == PrintT(<<"AT", tid, l>>)
 NotYet == ~(tid = StopTrace /\ l = StopLine)
 
 ASSUME \A t \in 1..Len(Traces) : Len(Traces[t]) > 0

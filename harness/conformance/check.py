@@ -111,7 +111,7 @@ def _batches(traces: Sequence[Trace], sources_max: int) -> list[list[int]]:
 
 def diagnose(spec: TraceSpec, trace: Trace, tools: Tools) -> Stuck:
     """Why a trace is rejected. Raises CheckError if it is not."""
-    run, text = _run(spec, [trace], tools, ("Progress",), checking=True)
+    run, text = _run(spec, [trace], tools, ("Reached",), checking=True)
     _require_finished(run, text)
     number = max(int(at) for _, at in _AT.findall(text))
     if number > len(trace.lines):

@@ -15,6 +15,7 @@ from harness.conformance import (
     leases,
     membership_source,
     native_source,
+    raft_source,
     specs,
 )
 from harness.conformance.check import TraceSpec
@@ -25,6 +26,7 @@ from tests.core.native_parts import NAMESPACE
 WALK_STEPS = 120
 STORY_STEPS = 150
 EVENTUAL_STEPS = 150
+RAFT_EVENTS = 50
 BARRIER_STEPS = 400
 SLOTS_PER_RUN = 3
 
@@ -101,6 +103,20 @@ def eventual_walks(seeds: range, _slots: int) -> Gathered:
 def barrier_stories(seeds: range, _slots: int) -> Gathered:
     """The barrier machine of a leader, with hosts written to the module's rule."""
     return Gathered(len(seeds), [barrier_source.trace_barrier(seed, BARRIER_STEPS) for seed in seeds])
+
+
+def raft_schedules(seeds: range, _slots: int) -> Gathered:
+    """The embedded engine on simulated disks and networks."""
+    found = Gathered(len(seeds))
+    for seed in seeds:
+        try:
+            trace = raft_source.trace_raft(seed, RAFT_EVENTS)
+        except exclusive.NotProjectableError as error:
+            found.left_out[str(error)] += 1
+            continue
+        if trace.lines:
+            found.traces.append(trace)
+    return found
 
 
 def exclusive_simulations(seeds: range, slots: int) -> Gathered:
@@ -214,6 +230,26 @@ SUBJECTS: dict[str, Subject] = {
         unseen={
             "Compact": "shows only where somebody comes back with a version from before the office",
             "RecvDelta": "the last delta that a host takes in may as well be on its way",
+        },
+    ),
+    "RaftMembership": Subject(
+        specs.RAFT,
+        raft_schedules,
+        None,
+        None,
+        never={
+            **dict.fromkeys(
+                ("Call", "Submit", "SubmitExpiry", "AppendSubmitted", "Answer"),
+                "of the service above; to the engine an entry is opaque (AppendBarrier)",
+            ),
+            "TakeBackup": "of the service above: the membership's traces restore",
+            "Restore": "of the service above: the membership's traces restore",
+        },
+        unseen={
+            "RefuseVote": "the vote or the entry that follows brings the newer term as well",
+            "Confirms": "only a look at what may be acknowledged; the sync before it says the same",
+            "ReadAnswer": "an answer may get lost",
+            "LosePower": "the leader sends again what was lost, and then nothing shows of it",
         },
     ),
     "BarrierDissemination": Subject(specs.BARRIER, barrier_stories, None, None, never={}, unseen={}),

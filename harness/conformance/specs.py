@@ -144,3 +144,18 @@ BARRIER = TraceSpec(
     invariants=("TypeOK", "TableAgreement", "ConnectedAgreement", "ConnectedSingleActivation", "ServedOrWaiting"),
     data=lambda _: {"HostCount": barrier_source.HOSTS},
 )
+
+
+RAFT = TraceSpec(
+    module="TraceRaftMembership",
+    constants=lambda _: (
+        *('Replicas = {"A", "B", "C"}', 'Nobody = "nobody"', "Hosts = {}", "Sessions = {}", "Commands = {}"),
+        *("Reads <- TraceReads", "Epochs = {}", "Indices = {}", "Generations = {}", "AsTheEngine <- Engine"),
+        *("SessionOf <- TraceSessionOf", "SeqOf <- TraceSeqOf", "BatchOf <- TraceBatchOf"),
+    ),
+    invariants=(
+        *("TypeOK", "OneLeaderInTerm", "LogMatching", "LinearizableMembership"),
+        *("CommittedSurvives", "ReplicaAgreement"),
+    ),
+    data=lambda traces: {"ReadNames": max((trace.constants["reads"] for trace in traces), key=len)},
+)

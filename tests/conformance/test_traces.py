@@ -9,13 +9,22 @@ import pytest
 
 from harness.conformance import exclusive, native_source
 from harness.conformance.check import diagnose, judge
-from harness.conformance.gather import SUBJECTS, Gathered, exclusive_records, exclusive_simulations, exclusive_traces
+from harness.conformance.gather import (
+    RAFT_EVENTS,
+    SUBJECTS,
+    Gathered,
+    exclusive_records,
+    exclusive_simulations,
+    exclusive_traces,
+)
 from harness.conformance.process_source import record_cluster
-from harness.conformance.specs import EXCLUSIVE
+from harness.conformance.raft_source import trace_raft
+from harness.conformance.specs import EXCLUSIVE, RAFT
 from harness.conformance.trace_mutants import Tried
 from harness.conformance.tracelines import Trace, TraceError, read_files
 from harness.conformance.traces import actions_of, lines_taken, run
 from harness.modelcheck.tools import find_tools
+from harness.raftsim.mutants import MUTANTS
 from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
 
@@ -25,6 +34,7 @@ RUNS = {
     "Membership": 10,
     "EventualDissemination": 20,
     "BarrierDissemination": 30,
+    "RaftMembership": 40,
 }
 MUTANTS_FOUND_QUICKLY = (
     "grant_ignores_pending",
@@ -32,6 +42,12 @@ MUTANTS_FOUND_QUICKLY = (
     "answer_not_stamped",
     "release_while_serving",
     "farewell_while_serving",
+)
+ENGINE_MUTANTS = (
+    "answers_leave_before_the_sync",
+    "followers_cut_first",
+    "everything_counts_as_majority",
+    "success_is_reported_early",
 )
 ROUND_MUTANTS = ("rounds_are_restarted", "push_of_an_old_version", "timeout_cuts_everyone", "push_during_a_round")
 
@@ -77,6 +93,21 @@ def test_seeded_bugs_of_rounds_give_rejected_traces() -> None:
         tried.add(name, 20, 1)
     tried.judge(find_tools())
     assert [name for name in ROUND_MUTANTS if not tried.caught(name)] == []
+
+
+def test_a_broken_engine_gives_rejected_traces() -> None:
+    traces: list[Trace] = []
+    whose: list[str] = []
+    for name in ENGINE_MUTANTS:
+        with pytest.MonkeyPatch.context() as patch:
+            for where, what, instead in MUTANTS[name].patches():
+                patch.setattr(where, what, instead)
+            found = [trace_raft(seed, RAFT_EVENTS, broken=True) for seed in range(12)]
+        traces += [trace for trace in found if trace.lines]
+        whose += [name for trace in found if trace.lines]
+    judgement = judge(RAFT, traces, find_tools())
+    rejected = Counter(name for at, name in enumerate(whose) if at not in judgement.accepted)
+    assert sorted(rejected) == sorted(ENGINE_MUTANTS)
 
 
 def test_a_rejected_trace_is_explained() -> None:
