@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from callboard.core.commands import Bury, ConfirmClear
+from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear
 from callboard.core.native_attendance import Attendance
+from callboard.core.native_leader_records import LeaderLimits, ProposalDone, ProposalFailed, SendGrants
+from callboard.core.slot_membership import REASON_LENGTH_MAX
 from tests.core.leader_driver import (
     NAME,
     SETTINGS,
@@ -47,11 +49,10 @@ def test_nothing_is_kept_of_the_buried() -> None:
     attendance = Attendance(driver.namespace, driver.now_ms)
     attendance.follow(driver.namespace, driver.now_ms)
     driver.remove(first)
-    removed, forgotten = attendance.follow(driver.namespace, driver.now_ms)
-    assert ([each.incarnation for each in removed], forgotten) == ([first], [])
+    assert [each.incarnation for each in attendance.follow(driver.namespace, driver.now_ms)] == [first]
     assert sorted(attendance.hosts) == [first, second]
     driver.log(Bury(NAME, (first,)))
-    assert attendance.follow(driver.namespace, driver.now_ms) == ([], [first])
+    assert attendance.follow(driver.namespace, driver.now_ms) == []
     assert sorted(attendance.hosts) == [second]
 
 
@@ -67,3 +68,69 @@ def test_no_base_of_another_connection_is_known() -> None:
         driver.at(driver.now_ms + SETTINGS.tick_ms)
         driver.confirm_round()
         assert [each.holding_known for each in driver.answers()] == [False]
+
+
+def test_grants_are_sent_to_nobody_whose_stream_ended() -> None:
+    driver, first, second = two_hosts()
+    driver.end(2)
+    driver.renew(1, first, 2, taken=all_held(driver, first))
+    driver.commit_all()
+    assert not driver.namespace.rights["cart"].pending
+    assert driver.of(SendGrants) == []
+    driver.confirm_round()
+    driver.now_ms += TICK_MS
+    driver.hello(3, record("b"), second, 2)
+    driver.renew(3, second, 1, connection=2)
+    driver.confirm_round()
+    assert sum(held.count for held in driver.answers()[0].grants) == SLOTS // 2
+
+
+def test_an_answer_to_what_is_not_in_flight_changes_nothing() -> None:
+    driver = LeaderDriver()
+    driver.hello(1, record("a"))
+    assert driver.event(ProposalFailed(77)) == []
+    driver.commit()
+    assert list(driver.namespace.members) == ["a"]
+
+
+def test_the_end_of_another_proposal_is_not_the_end_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host that is refused alone is still known to be to blame."""
+    monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
+    driver, first, _ = two_hosts()
+    driver.at(driver.now_ms + TICK_MS)
+    driver.hello(3, record("c", "cart", "x", "y"))
+    driver.renew(1, first, 2, taken=all_held(driver, first))
+    batch, confirmation = sorted(driver.proposals)
+    answer = driver.apply(driver.proposals.pop(confirmation))
+    driver.event(ProposalDone(confirmation, answer))
+    assert not driver.commit().succeeded
+    assert batch not in driver.proposals
+    assert driver.closed() == [(3, "RESOURCE_EXHAUSTED")]
+
+
+def test_after_all_of_a_refused_batch_were_tried_batches_are_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
+    driver = LeaderDriver()
+    for stream_id, host in enumerate([record("z"), record("a"), record("b", "x", "y", "v"), record("c")], start=1):
+        driver.hello(stream_id, host)
+    for _ in range(6):
+        driver.commit_all()
+        driver.at(driver.now_ms + TICK_MS)
+    assert sorted(driver.namespace.members) == ["a", "c", "z"]
+    for stream_id, name in enumerate("def", start=5):
+        driver.hello(stream_id, record(name))
+    driver.commit_all()
+    driver.at(driver.now_ms + TICK_MS)
+    (batch,) = driver.proposed(CommitNativeBatch)
+    assert [host.name for host in batch.upserts] == ["e", "f"]
+
+
+def test_a_batch_removes_as_many_as_it_takes_and_says_as_much_as_it_may() -> None:
+    driver = LeaderDriver(limits=LeaderLimits(batch_items_max=3))
+    names = [letter * 100 for letter in "abcd"]
+    joined = [driver.join(stream_id, record(name)) for stream_id, name in enumerate(names, start=1)]
+    driver.at(driver.now_ms + SETTINGS.failure_timeout_ms)
+    (batch,) = driver.proposed(CommitNativeBatch)
+    assert [each.incarnation for each in batch.removals] == joined[:3]
+    assert len(batch.reason) == REASON_LENGTH_MAX
+    assert driver.commit().succeeded

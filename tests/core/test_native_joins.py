@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,3 +108,20 @@ def test_a_host_that_is_refused_alone_is_to_blame_at_once() -> None:
     assert names(made.next_batch()) == "ab"
     assert Joins(2, 1).next_batch() == ()
     assert names(joins("a", "b", "c", items=2).next_batch()) == "ab"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        evolve(HOST, address="\U0001f600" * 200),
+        evolve(HOST, labels=(("\U0001f600" * 100, "\U0001f600" * 100),)),
+        evolve(HOST, labels=tuple((f"{number:02}", "") for number in range(40))),
+    ],
+    ids=["characters of four bytes", "labels of such", "many short labels"],
+)
+def test_what_takes_more_bytes_than_a_glance_says_fits_too(host: NativeHostRecord) -> None:
+    one = len(msgspec.msgpack.encode(host))
+    made = Joins(100, 2 * one - 1)
+    for stream_id, name in enumerate("ab", start=1):
+        made.add(evolve(host, name=name), stream_id)
+    assert len(made.next_batch()) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from attrs import evolve
 
@@ -17,6 +19,7 @@ from callboard.core.native_leader_records import (
     Waiting,
 )
 from callboard.core.slot_membership import NATIVE_MEMBERS_MAX
+from callboard.core.slot_records import SlotRights, SlotTable
 from callboard.core.versions import Policy
 from tests.core.leader_driver import (
     NAME,
@@ -422,6 +425,47 @@ def test_operators_see_which_slots_wait_for_whom() -> None:
     released = driver.machine.handoffs(driver.now_ms)
     assert released[0].givers == (Giver(first, "a", "released", 0),)
     assert isinstance(released[0], Waiting)
+    whole = [slot for each in found for slot in range(each.first, each.first + each.count)]
+    assert whole == moved(driver)
+    assert all(one.first + one.count < other.first for one, other in pairwise(found)), "runs are as long as they can be"
+
+
+def test_operators_see_no_time_below_zero() -> None:
+    driver, first, _ = two_hosts()
+    waited_from_ms = driver.now_ms
+    assert {each.waited_ms for each in driver.machine.handoffs(waited_from_ms - 1)} == {0}
+    (silent,) = {each.givers for each in driver.machine.handoffs(waited_from_ms + 2 * TIMEOUT_MS)}
+    assert silent == (Giver(first, "a", "not heard", 0),)
+    driver.remove(first)
+    (removed,) = {each.givers for each in driver.machine.handoffs(waited_from_ms + 2 * WAIT_MS)}
+    assert removed == (Giver(first, "a", "removed", 0),)
+
+
+def test_slots_that_wait_for_different_hosts_are_different_runs() -> None:
+    """Slots 0 to 7 of one owner: two wait for the first host, three for the second, one for both, two for nobody."""
+    driver, first, second = two_hosts()
+    third = 99
+    table = SlotTable((third,) * 8 + (first,) * 8, (5,) * 7 + (6,) + (1,) * 8)
+    pending = {0: (first,), 1: (first,), 2: (second,), 3: (second,), 4: (second,), 5: (first, second), 7: (77,)}
+    rights = SlotRights(driver.namespace.rights["cart"].fences, pending)
+    namespace = evolve(driver.namespace, tables={"cart": table}, rights={"cart": rights})
+    driver.event(StateChanged(namespace, driver.state.epoch))
+    found = driver.machine.handoffs(driver.now_ms)
+    names = [(each.first, each.count, each.since, [giver.name for giver in each.givers]) for each in found]
+    assert names == [(0, 2, 5, ["a"]), (2, 3, 5, ["b"]), (5, 1, 5, ["a", "b"]), (7, 1, 6, [""])]
+    assert found[-1].givers == (Giver(77, "", "not heard", None),)
+
+
+def test_operators_see_the_oldest_version_that_a_host_has_not_followed() -> None:
+    driver, first, _ = two_hosts()
+    since = driver.namespace.version.wire
+    driver.renew(1, first, 2, base=1)
+    driver.join(3, record("c"))
+    assert moved(driver)
+    driver.renew(1, first, 3, base=2)
+    assert len({each.since for each in driver.machine.handoffs(driver.now_ms)}) > 1
+    (late,) = driver.machine.overdue(driver.now_ms + 2 * OVERDUE_MS)
+    assert (late.incarnation, late.since) == (first, since)
 
 
 def test_operators_see_how_long_removed_hosts_are_waited_for() -> None:

@@ -140,3 +140,13 @@ def test_equal_states_are_equal_bytes_whatever_their_order_in_memory() -> None:
     turned = evolve(dapr, members=dict(reversed(dapr.members.items())))
     namespaces = dict(reversed({**state.namespaces, "dapr": turned}.items()))
     assert encode_state(evolve(state, namespaces=namespaces)) == encode_state(state)
+
+
+def test_a_command_is_late_only_below_what_is_forgotten() -> None:
+    """Forgetting one answer forgets no number above it: the command that comes late is applied."""
+    log = Log()
+    session = log.add(OpenSession()).number
+    for sequence in [1, *range(3, membership.ANSWERS_PER_SESSION_MAX + 3)]:
+        repeated(log, session, sequence)
+    assert repeated(log, session, 1).code is AnswerCode.STALE_REQUEST
+    assert repeated(log, session, 2).succeeded

@@ -186,7 +186,7 @@ class BarrierNamespace:
             streams=len(self._streams),
             actor_streams=self._actor_streams,
             queued_streams=len(self._queued),
-            changes_waiting=len(self._changed) + len(self._before_round),
+            changes_waiting=len(self._changed.keys() | self._before_round.keys()),
             phase=running.phase if running is not None else None,
             waiting_for=tuple(self._streams[stream_id].host.name for stream_id in waiting),
         )
@@ -424,7 +424,6 @@ class BarrierNamespace:
         if self._round is None and self._proposal is None and self._propose_not_before_ms is None:
             if not self._round_due:
                 self._before_round.update(self._changed)
-                self._changed = {}
             self._propose()
         if self._round is None and self._proposal is None and self._round_due:
             self._begin_round(now_ms)

@@ -86,8 +86,8 @@ class Attendance:
         """Whether it was in the last table that was followed."""
         return incarnation in self._heard
 
-    def follow(self, namespace: NativeNamespace, now_ms: int) -> tuple[list[KnownHost], list[int]]:
-        """Members or tombstones changed. Returns those that are no members any more, and incarnations forgotten."""
+    def follow(self, namespace: NativeNamespace, now_ms: int) -> list[KnownHost]:
+        """Members or tombstones changed. Returns those that are no members any more."""
         self.namespace = namespace
         present = {member.incarnation: member for member in namespace.members.values()}
         for incarnation, member in present.items():
@@ -105,11 +105,10 @@ class Attendance:
         for incarnation, tombstone in namespace.tombstones.items():
             if incarnation not in self.hosts:
                 self.hosts[incarnation] = KnownHost(incarnation, tombstone.name, (), now_ms)
-        forgotten = [each for each in self.hosts if each not in present and each not in namespace.tombstones]
-        for incarnation in forgotten:
+        for incarnation in [each for each in self.hosts if each not in present and each not in namespace.tombstones]:
             del self.hosts[incarnation]
         self.schedule_burials(now_ms)
-        return removed, forgotten
+        return removed
 
     def note_heard(self, known: KnownHost, now_ms: int) -> None:
         """A member's own word came."""

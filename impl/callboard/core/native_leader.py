@@ -261,13 +261,13 @@ class NativeLeader:
         namespace = self.namespace
         welcome = Welcome(known.incarnation, self.epoch, namespace.policy, namespace.slot_bits, namespace.settings)
         self._effects.append(SendWelcome(stream_id, welcome))
-        self._send_tables(known, self._feed.path(hello.have_version, hello.have_digest))
+        self._send_tables(known, stream_id, self._feed.path(hello.have_version, hello.have_digest))
 
-    def _send_tables(self, known: KnownHost, path: list[tuple[int, int]]) -> None:
+    def _send_tables(self, known: KnownHost, stream_id: int, path: list[tuple[int, int]]) -> None:
         known.sent_version = self._feed.view.version
-        if known.stream_id is None or not path:
+        if not path:
             return
-        self._effects += [SendTable(known.stream_id, *pair) for pair in path]
+        self._effects += [SendTable(stream_id, *pair) for pair in path]
         if self.trace is not None:
             self._traced("SendTable", {"incarnation": known.incarnation, "path": [list(pair) for pair in path]})
         self._attendance.note_told(known, self._now_ms)
@@ -275,7 +275,7 @@ class NativeLeader:
     def _table_requested(self, stream_id: int) -> None:
         known = self._hosts.get(self._incarnation_of.get(stream_id, NO_INCARNATION))
         if known is not None and known.stream_id == stream_id:
-            self._send_tables(known, [(0, self._feed.view.version)])
+            self._send_tables(known, stream_id, [(0, self._feed.view.version)])
 
     def _send_gone(self, stream_id: int, incarnation: int) -> None:
         hello = self._streams.get(stream_id)
@@ -423,7 +423,7 @@ class NativeLeader:
             self._push_grants(self._hosts.get(incarnation))
 
     def _push_grants(self, known: KnownHost | None) -> None:
-        if known is None or known.stream_id is None or not self._attendance.is_member(known.incarnation):
+        if known is None or known.stream_id is None:
             return
         grants = self._grants_for(known)
         if grants:
@@ -432,8 +432,7 @@ class NativeLeader:
                 self._traced("SendGrants", {"incarnation": known.incarnation, "grants": held_fields(grants)})
 
     def _follow_members(self) -> None:
-        removed, forgotten = self._attendance.follow(self.namespace, self._now_ms)
-        for known in removed:
+        for known in self._attendance.follow(self.namespace, self._now_ms):
             self._collected.pop(known.incarnation, None)
             self._removals.pop(known.incarnation, None)
             stream_id, known.stream_id = known.stream_id, None
@@ -441,13 +440,12 @@ class NativeLeader:
                 # The stream stays: for the last word, or for the hello of a host that missed its welcome.
                 del self._incarnation_of[stream_id]
                 self._send_gone(stream_id, known.incarnation)
-        self._releases.owing.difference_update(forgotten)
 
     def _follow_version(self) -> None:
         self._feed.follow(self.namespace)
         for known in self._hosts.values():
-            if known.stream_id is not None and self._attendance.is_member(known.incarnation):
-                self._send_tables(known, self._feed.path(known.sent_version))
+            if known.stream_id is not None:
+                self._send_tables(known, known.stream_id, self._feed.path(known.sent_version))
 
     def _note_waits(self) -> None:
         sinces = self._releases.pending_sinces()
@@ -471,7 +469,6 @@ class NativeLeader:
         ):
             if kind in self._proposals or self._now_ms < self._not_before_ms.get(kind, self._now_ms):
                 continue
-            self._not_before_ms.pop(kind, None)
             command = work()
             if command is not None:
                 self._last_proposal += 1
@@ -527,7 +524,7 @@ class NativeLeader:
             self._joins.done()
         elif event.answer.code in {AnswerCode.INVALID, AnswerCode.LIMIT, AnswerCode.CONFLICT}:
             culprit = self._joins.refused()
-            if culprit is not None and culprit in self._streams:
+            if culprit in self._streams:
                 is_conflict = event.answer.code is AnswerCode.CONFLICT
                 status = "FAILED_PRECONDITION" if is_conflict else "RESOURCE_EXHAUSTED"
                 self._close(culprit, status, event.answer.detail)

@@ -76,16 +76,16 @@ def _caps(
     candidates: Sequence[Candidate], receivers: Sequence[Candidate], counts: Mapping[int, int], slots: int
 ) -> dict[int, int]:
     """How many slots each candidate may own. The caps of receivers leave room for all that the others do not keep."""
+    if not receivers:  # nobody could take anything
+        return {candidate.incarnation: counts.get(candidate.incarnation, 0) for candidate in candidates}
     whole = sum(candidate.weight for candidate in candidates if not candidate.draining)
     caps: dict[int, int] = {}
     for candidate in candidates:
-        if candidate.cordoned and not candidate.draining:
+        if candidate.draining:
+            caps[candidate.incarnation] = 0
+        elif candidate.cordoned:
             share = -(-slots * candidate.weight // whole)
             caps[candidate.incarnation] = min(counts.get(candidate.incarnation, 0), share)
-        elif candidate.draining:  # keeps what it has only if nobody could take it
-            caps[candidate.incarnation] = 0 if receivers else counts.get(candidate.incarnation, 0)
-    if not receivers:
-        return {incarnation: counts.get(incarnation, 0) for incarnation in caps}
     left = slots - sum(caps.values())
     weights = sum(candidate.weight for candidate in receivers)
     for candidate in receivers:
