@@ -36,6 +36,7 @@ REQUEST_TIMEOUT_S = 30.0
 """Longer than the server's own limit of 25 s, after which it answers 503."""
 START_DEADLINE_S = 20.0
 CALLS_AT_ONCE = 8
+PORTS_AT_ONCE = 16
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 TOOL = REPOSITORY / ".tools" / "toxiproxy-server"
 
@@ -204,7 +205,8 @@ class Network:
 
     directory: Path
     links: dict[tuple[str, str], Link] = Factory(dict)
-    _lease: PortLease | None = None
+    _leases: list[PortLease] = Factory(list)
+    _free_ports: list[int] = Factory(list)
     _process: subprocess.Popen[bytes] | None = None
     _api: Toxiproxy = Factory(Toxiproxy)
     _pool: ThreadPoolExecutor = field(init=False)
@@ -214,8 +216,7 @@ class Network:
 
     async def __aenter__(self) -> Self:
         program = server_program()
-        self._lease = PortLease(1)
-        self._start(program, self._lease.ports[0])
+        self._start(program, self._port())
         try:
             await wait_until(self._answers, deadline_s=START_DEADLINE_S, what="the proxy server's first answer")
         except BaseException:
@@ -243,8 +244,15 @@ class Network:
             self._process.kill()
             self._process.wait()
         self._pool.shutdown()
-        if self._lease is not None:
-            self._lease.release()
+        for lease in self._leases:
+            lease.release()
+
+    def _port(self) -> int:
+        """One that nobody else has, also while the link that listens there is closed for a time."""
+        if not self._free_ports:
+            self._leases.append(PortLease(PORTS_AT_ONCE))
+            self._free_ports += self._leases[-1].ports
+        return self._free_ports.pop()
 
     async def _answers(self) -> bool:
         assert self._process is not None
@@ -271,9 +279,11 @@ class Network:
         if (source, target) in self.links:
             raise ProxyError(f"there is a link {source}->{target} already")
 
+        port = self._port()
+
         def create() -> Proxy:
             try:
-                return self._api.create(upstream=upstream, name=name, listen=f"{HOST}:0")
+                return self._api.create(upstream=upstream, name=name, listen=f"{HOST}:{port}")
             except toxiproxy.exceptions.ProxyExists:
                 raise ProxyError(f"there is a proxy {name} already") from None
 

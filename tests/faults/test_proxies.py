@@ -11,6 +11,7 @@ import pytest
 
 from harness.faults import proxies
 from harness.faults.proxies import Change, Direction, Link, Network, ProxyError
+from harness.processes import PORTS
 
 DEADLINE_S = 30.0
 SILENCE_S = 0.3
@@ -78,6 +79,19 @@ class Caller:
 
     def close(self) -> None:
         self.writer.transport.abort()
+
+
+async def test_a_link_that_is_closed_for_a_time_keeps_its_port(network: Network, tmp_path: Path) -> None:
+    """The kernel gives none of these ports to outgoing connections, and other runs do not get them either."""
+    links = [await network.connect("a", f"b{number}", "127.0.0.1:9") for number in range(proxies.PORTS_AT_ONCE + 2)]
+    ports = {int(link.address.rsplit(":", 1)[1]) for link in links}
+    assert len(ports) == len(links)
+    assert ports <= set(PORTS)
+    await network.apply(Change(link, Link.refuse) for link in links)
+    async with Network(tmp_path / "other") as other:
+        theirs = [await other.connect("a", f"b{number}", "127.0.0.1:9") for number in range(proxies.PORTS_AT_ONCE + 2)]
+        assert not ports & {int(link.address.rsplit(":", 1)[1]) for link in theirs}
+        await network.heal()
 
 
 async def test_refusing_ends_open_connections_and_new_ones(network: Network, echo: str) -> None:
