@@ -47,7 +47,8 @@ def _row(what: str, settings: HandoffSettings, rate_error_ppm: int, engine: Engi
     namespace = NamespacePlan("shop", Policy.EXCLUSIVE, ("cart", "user"), HOSTS, settings)
     plan = Plan(
         seed=1, namespaces=(namespace,), faults=(), callers=CALLERS, think_ms=(20, 60), slot_bits=8, actors=200,
-        rate_error_ppm=rate_error_ppm, engine=evolve(engine, compact_entries=1000), silence_ms=10_000,
+        long_ms=2 * settings.drain_ms + 150, rate_error_ppm=rate_error_ppm,
+        engine=evolve(engine, compact_entries=1000), silence_ms=10_000,
     )  # fmt: skip
     world = World(plan)
     world.kernel.run_until(WARM_UP_MS * MS)
