@@ -111,7 +111,7 @@ def test_the_end_of_another_proposal_is_not_the_end_of_the_batch(monkeypatch: py
 def test_after_all_of_a_refused_batch_were_tried_batches_are_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
     driver = LeaderDriver()
-    for stream_id, host in enumerate([record("z"), record("a"), record("b", "x", "y", "v"), record("c")], start=1):
+    for stream_id, host in enumerate([record("z"), record("a"), record("b", "v", "x", "y"), record("c")], start=1):
         driver.hello(stream_id, host)
     for _ in range(6):
         driver.commit_all()
