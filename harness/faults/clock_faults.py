@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from attrs import define
+from attrs import Factory, define
 
+from harness.faults.clock import real_ns
 from harness.faults.nemeses import World, kind, number
 from harness.faults.observers import trace_lines
 from harness.faults.process_faults import OnProcesses
@@ -38,6 +39,8 @@ def library() -> Path:
 class HostClockRate(OnProcesses):
     """A host is started again with a clock that is `ppm` parts per million too fast (or too slow, if negative)."""
 
+    started_ns: dict[str, int] = Factory(dict)
+
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         rate = 1 + number(self.spec, "ppm", 9000) / 1_000_000
@@ -45,6 +48,7 @@ class HostClockRate(OnProcesses):
             host = world.cluster.hosts[name]
             await host.kill()
             host.environment = {"LD_PRELOAD": str(library()), "FAKETIME": f"+0 x{rate:.6f}"}
+            self.started_ns[name] = real_ns()
             host.start()
             world.note_process(name, "started")
 
@@ -55,7 +59,9 @@ class HostClockRate(OnProcesses):
 
         async def known() -> bool:
             for name in self.names:
-                measured.update(_measured(world.cluster.hosts[name].trace_path, name))
+                ppm = measured_ppm(world.cluster.hosts[name].trace_path, self.started_ns[name])
+                if ppm is not None:
+                    measured[name] = ppm
             return len(measured) == len(self.names)
 
         await wait_until(known, deadline_s=MEASURE_DEADLINE_S, what="two readings of the host's clock")
@@ -73,11 +79,14 @@ class HostClockRate(OnProcesses):
         await self.start_again(world)
 
 
-def _measured(trace: Path, name: str) -> dict[str, int]:
-    lines = [line for line in trace_lines(trace) if line["kind"] == "clock"]
-    if len(lines) < 2 or lines[-1]["real_ns"] - lines[0]["real_ns"] < MEASURED_FROM_NS:
-        return {}
-    # Two processes may have written the trace; the last pairs are of the present one.
-    last = [line for line in lines if lines[-1]["real_ns"] - line["real_ns"] <= 2 * MEASURED_FROM_NS]
-    real = last[-1]["real_ns"] - last[0]["real_ns"]
-    return {name: round(((last[-1]["host_ns"] - last[0]["host_ns"]) / real - 1) * 1_000_000)} if real else {}
+def measured_ppm(trace: Path, since_ns: int) -> int | None:
+    """How far off the clock of the process is that was started at `since_ns`; None until it has told enough.
+
+    Earlier processes of the host wrote into the same trace, perhaps by other clocks.
+    """
+    lines = [line for line in trace_lines(trace) if line["kind"] == "clock" and line["real_ns"] >= since_ns]
+    real: int = lines[-1]["real_ns"] - lines[0]["real_ns"] if lines else 0
+    if real < MEASURED_FROM_NS:
+        return None
+    by_host: int = lines[-1]["host_ns"] - lines[0]["host_ns"]
+    return round((by_host / real - 1) * 1_000_000)
