@@ -284,7 +284,9 @@ def markdown(summary: Figures) -> str:
         lines += ["What this campaign did not show:", "", *(f"- {line}" for line in summary["missing"]), ""]
     if summary["failed"]:
         lines += ["Runs that failed:", ""]
-        lines += [f"- {failure['folder']}: {'; '.join(failure['problems'])[:400]}" for failure in summary["failed"]]
+        for failure in summary["failed"]:
+            problems = " ".join("; ".join(failure["problems"]).split())
+            lines.append(f"- {failure['folder']}: {problems[:400]}")
     return "\n".join(lines).rstrip() + "\n"
 
 
