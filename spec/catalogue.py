@@ -129,7 +129,7 @@ COLUMNS: dict[str, Callable[[str], str]] = {
     "model": of("spec/model/*.py"),
     "Hypothesis": hypothesis_tests,
     "simulator": of(
-        "harness/simulation/*.py", "harness/sidecars/round_book.py", "harness/raftsim/*.py", "tests/core/*_network.py"
+        "harness/simulation/*.py", "harness/round_book.py", "harness/raftsim/*.py", "tests/core/*_network.py"
     ),
     "fault suite": of("harness/faults/checkers/*.py", "harness/sidecars/checks.py"),
     "seeded bugs": bugs,

@@ -199,6 +199,8 @@ class _Projection:
         if returned:
             raise NotProjectableError(f"incarnations {sorted(returned)} take up {self.kind} after they gave it up")
         owner, since, fence, pending = self._slot_after(record)
+        if owner == 0 and hosting:
+            raise NotProjectableError("nobody owns the slot although it has members: they are cordoned or draining")
         self.issued |= joiners
         self.tombs |= leavers & set(record["tombstones"])
         moves = since != self.since

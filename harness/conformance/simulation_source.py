@@ -31,7 +31,8 @@ def record_seed(seed: int) -> tuple[list[Record], str]:
             return
         more: Mapping[str, Any] = fields
         if "gate_until_ms" in fields:
-            host = next(each for each in reversed(worlds[0].hosts) if each.name == process and each.alive)
+            # Two processes may have one name while one of them is cut off: their clocks are not the same.
+            host = next(each for each in worlds[0].hosts if each.alive and _is(each, process, fields["incarnation"]))
             more = {**fields, "ends_at": host.clock.when(int(str(fields["gate_until_ms"])))}
         recorder.add(f"replica {process}" if process.startswith("r") else f"host {process}", event, more)
 
@@ -46,6 +47,10 @@ def record_seed(seed: int) -> tuple[list[Record], str]:
         worlds.append(world)
         result = run_world(world)
     return once(recorder.records), result.violated
+
+
+def _is(host: Host, name: str, incarnation: object) -> bool:
+    return host.name == name and host.machine.incarnation == incarnation
 
 
 def _asked_by_a_turn() -> bool:

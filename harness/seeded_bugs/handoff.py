@@ -146,11 +146,16 @@ def removed_host_answered(patched: pytest.MonkeyPatch) -> None:
         alive.append(self)
         return stamped.setdefault((id(self), incarnation), wait(self, incarnation))
 
-    original, wait = NativeLeader._follow_members, Attendance.wait_over_ms
+    def send_tables(self: NativeLeader, known: KnownHost, stream_id: int, path: list[tuple[int, int]]) -> None:
+        if self._attendance.is_member(known.incarnation):
+            send(self, known, stream_id, path)
+
+    original, wait, send = NativeLeader._follow_members, Attendance.wait_over_ms, NativeLeader._send_tables
     stamped: dict[tuple[int, int], int] = {}
     alive: list[Attendance] = []  # so that no id is used twice
     patched.setattr(NativeLeader, "_follow_members", follow_members)
     patched.setattr(Attendance, "wait_over_ms", wait_over_ms)
+    patched.setattr(NativeLeader, "_send_tables", send_tables)
     patched.setattr(NativeLeader, "_may_answer", lambda self, known: known is not None)
 
 

@@ -40,13 +40,13 @@ from callboard.core.barrier_records import (
 from callboard.core.commands import CommitBatch
 from callboard.core.records import Answer, AnswerCode, Member, ReplicatedState
 from callboard.core.ring import Ring
+from harness.round_book import RoundBook
 from harness.sidecars import events as sidecar_events
 from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import SidecarSettings, SidecarSpec
 from harness.sidecars.heartbeat import HeartbeatSidecar
 from harness.sidecars.machine import SidecarMachine
 from harness.sidecars.modern import ModernSidecar
-from harness.sidecars.round_book import RoundBook
 from harness.sidecars.tables import NoOwner, Order, TableHost, Tables, tables_of
 from harness.simulation.engine_records import Outcome
 from harness.simulation.kernel import MS, Process

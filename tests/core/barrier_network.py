@@ -1,7 +1,7 @@
 """A barrier machine in a model network: sidecars of both generations, slow links, faults, and a check after every step.
 
 `BarrierNetwork` carries the machine's effects out against model sidecars and has plain books of
-what was sent, written and acknowledged (harness/sidecars/round_book.py). `PropertyViolation` names the property that a
+what was sent, written and acknowledged (harness/round_book.py). `PropertyViolation` names the property that a
 step broke.
 """
 
@@ -38,7 +38,7 @@ from callboard.core.commands import Command, CommitBatch, CreateNamespace, Repea
 from callboard.core.membership import apply
 from callboard.core.records import Member, Namespace, ReplicatedState
 from callboard.core.versions import Policy
-from harness.sidecars.round_book import RoundBook
+from harness.round_book import RoundBook
 from harness.violation import PropertyViolation
 
 NAMESPACE = "default"
