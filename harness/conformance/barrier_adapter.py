@@ -15,7 +15,6 @@ from attrs import Factory, define
 from callboard.core.barrier import BarrierNamespace
 from callboard.core.barrier_records import (
     BarrierSettings,
-    BatchCommitted,
     BatchFailed,
     CloseStream,
     Event,
@@ -26,19 +25,14 @@ from callboard.core.barrier_records import (
     ProposeBatch,
     SendOrder,
     SidecarReport,
-    Started,
     StreamClosed,
     StreamOpened,
     Tick,
 )
-from callboard.core.commands import Command, CommitBatch, CreateNamespace, Request, TakeOffice
-from callboard.core.membership import apply
-from callboard.core.records import Namespace, ReplicatedState
-from callboard.core.versions import Policy
+from harness.barrier_log import BarrierLog
 from harness.conformance.replay import Adapter, Difference
 from harness.conformance.values import State
 
-NAMESPACE = "shop"
 SETTINGS = BarrierSettings(round_timeout_ms=1_000, phase_ms_min=0, member_grace_ms=1_000_000, retry_ms=1)
 HOSTS_ALONE = frozenset({"Start", "Connect", "SessionEnds", "RecvLock", "RecvUpdate", "RecvUnlock", "Crash", "Break"})
 """Actions of hosts and of the network: what the leader's machine sees of them comes later."""
@@ -62,7 +56,7 @@ class BarrierAdapter(Adapter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = ReplicatedState()
+        self.log = BarrierLog()
         self.machine = BarrierNamespace(SETTINGS)
         self.now_ms = 0
         self.streams: dict[int, Stream] = {}
@@ -70,18 +64,7 @@ class BarrierAdapter(Adapter):
         self.batch: ProposeBatch | None = None
 
     def begin(self, state: State) -> None:
-        self._apply(TakeOffice("r", "0"))
-        self._apply(CreateNamespace(NAMESPACE, Policy.BARRIER))
-        self._handle(Started(self._namespace.version, self._namespace.members))
-
-    def _apply(self, command: Command) -> None:
-        self.state, answer = apply(self.state, self.state.applied_index + 1, Request(command))
-        if not answer.succeeded:
-            raise Difference(f"{command} is refused: {answer}")
-
-    @property
-    def _namespace(self) -> Namespace:
-        return self.state.namespaces[NAMESPACE]
+        self._handle(self.log.started)
 
     def _handle(self, event: Event) -> None:
         for effect in self.machine.handle(event, self.now_ms):
@@ -148,8 +131,7 @@ class BarrierAdapter(Adapter):
         if self.batch is None:
             raise Difference("StartRound: the machine proposes no batch")
         batch, self.batch = self.batch, None
-        self._apply(CommitBatch(self.state.epoch, NAMESPACE, batch.upserts, batch.removals))
-        self._handle(BatchCommitted(batch.batch_id, self._namespace.version, self._namespace.members))
+        self._handle(self.log.commit(batch))
 
     def _RecvAck(self, before: State, after: State) -> None:
         host = _changed(before["net"], after["net"])
@@ -165,10 +147,10 @@ class BarrierAdapter(Adapter):
         self._handle(Tick())
 
     def _NewLeader(self, before: State, after: State) -> None:
-        self._apply(TakeOffice("r", str(self.state.epoch)))
+        self.log.take_office()
         self.streams, self.batch = {}, None
         self.machine = BarrierNamespace(SETTINGS)
-        self._handle(Started(self._namespace.version, self._namespace.members))
+        self._handle(self.log.started)
 
     def _hosts_read(self, before: State, after: State) -> None:
         """Hosts take orders from their streams, or nobody is left to read them."""
@@ -184,11 +166,11 @@ class BarrierAdapter(Adapter):
     def compare(self, state: State) -> None:
         if not _settled(state):
             return
-        namespace, machine = self._namespace, self.machine
+        namespace, machine = self.log.namespace, self.machine
         members = {int(name) for name in namespace.members}
         self.demand("members", members, set(state["members"]))
         self.demand("version", namespace.version.wire, state["version"])
-        self.demand("epoch", self.state.epoch, state["epoch"])
+        self.demand("epoch", self.log.state.epoch, state["epoch"])
         attached = {host for host, number in enumerate(state["stream"], start=1) if number}
         self.demand("stream", {each.host for each in self.streams.values()}, attached)
         status = machine.status()

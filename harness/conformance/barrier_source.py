@@ -17,7 +17,6 @@ from attrs import Factory, define, field
 from callboard.core.barrier import BarrierNamespace
 from callboard.core.barrier_records import (
     BarrierSettings,
-    BatchCommitted,
     BatchFailed,
     CloseStream,
     Event,
@@ -28,18 +27,13 @@ from callboard.core.barrier_records import (
     ProposeBatch,
     SendOrder,
     SidecarReport,
-    Started,
     StreamClosed,
     StreamOpened,
     Tick,
 )
-from callboard.core.commands import Command, CommitBatch, CreateNamespace, Request, TakeOffice
-from callboard.core.membership import apply
-from callboard.core.records import Namespace, ReplicatedState
-from callboard.core.versions import Policy
+from harness.barrier_log import BarrierLog
 from harness.conformance.tracelines import Line, Trace
 
-NAMESPACE = "default"
 HOSTS = 3
 SETTINGS = BarrierSettings(round_timeout_ms=1_000, phase_ms_min=100, member_grace_ms=1_500, retry_ms=50)
 STREAMS_MAX = 12
@@ -117,7 +111,7 @@ class BarrierStory:
 
     random: Random
     lines: list[Line] = Factory(list)
-    state: ReplicatedState = Factory(ReplicatedState)
+    log: BarrierLog = Factory(BarrierLog)
     now_ms: int = 0
     hosts: list[_Host] = Factory(lambda: [_Host(number + 1) for number in range(HOSTS)])
     streams: dict[int, _Stream] = Factory(dict)
@@ -133,28 +127,15 @@ class BarrierStory:
     machine: BarrierNamespace = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._apply(TakeOffice("r", "0"))
-        self._apply(CreateNamespace(NAMESPACE, Policy.BARRIER))
         # The first leader is there from the beginning: no line.
         self.machine = BarrierNamespace(SETTINGS)
-        self._handle(Started(self._namespace.version, self._namespace.members))
+        self._handle(self.log.started)
         self.machine.trace = self._told
 
     def _line(self, name: str, **fields: Any) -> None:
         self.lines.append({"name": name, **fields})
 
     # ---- the leader
-
-    @property
-    def _namespace(self) -> Namespace:
-        return self.state.namespaces[NAMESPACE]
-
-    def _apply(self, command: Command) -> None:
-        self.state, answer = apply(self.state, self.state.applied_index + 1, Request(command))
-        assert answer.succeeded, answer
-
-    def _commit(self, batch: ProposeBatch) -> None:
-        self._apply(CommitBatch(self.state.epoch, NAMESPACE, batch.upserts, batch.removals))
 
     def _handle(self, event: Event) -> None:
         for effect in self.machine.handle(event, self.now_ms):
@@ -281,8 +262,7 @@ class BarrierStory:
             if self.random.random() < 0.2:
                 self._handle(BatchFailed(batch.batch_id, retry=True))
                 return
-            self._commit(batch)
-            self._handle(BatchCommitted(batch.batch_id, self._namespace.version, self._namespace.members))
+            self._handle(self.log.commit(batch))
 
     def advance(self) -> None:
         """Time passes, with a tick at every deadline."""
@@ -295,9 +275,9 @@ class BarrierStory:
     def new_leader(self) -> None:
         """Another leader. The batch in flight has committed by then, or never will."""
         if self.batch is not None and self.random.random() < 0.5:
-            self._commit(self.batch)
+            self.log.commit(self.batch)
         self.batch = None
-        self._apply(TakeOffice("r", str(self.state.epoch)))
+        self.log.take_office()
         # The former leader's streams are over, those that it has not heard of yet as well.
         for host in self.hosts:
             for stream in host.streams:
@@ -305,7 +285,7 @@ class BarrierStory:
                 stream.up.clear()
         self.streams, self.cut = {}, set()
         self.machine = BarrierNamespace(SETTINGS, self._told)
-        self._handle(Started(self._namespace.version, self._namespace.members))
+        self._handle(self.log.started)
 
     # ---- steps: hosts and the network
 

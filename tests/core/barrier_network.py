@@ -28,20 +28,17 @@ from callboard.core.barrier_records import (
     RoundFinished,
     SendOrder,
     SidecarReport,
-    Started,
     StreamClosed,
     StreamOpened,
     TablesChanged,
     Tick,
 )
-from callboard.core.commands import Command, CommitBatch, CreateNamespace, RepeatRound, Request, TakeOffice
-from callboard.core.membership import apply
-from callboard.core.records import Member, Namespace, ReplicatedState
-from callboard.core.versions import Policy
+from callboard.core.commands import RepeatRound
+from callboard.core.records import Member, Namespace
+from harness.barrier_log import BarrierLog
 from harness.round_book import RoundBook
 from harness.violation import PropertyViolation
 
-NAMESPACE = "default"
 SETTLING_STEPS_MAX = 100
 Table = dict[str, tuple[str, ...]]
 
@@ -150,53 +147,49 @@ class BarrierNetwork:
 
     settings: BarrierSettings
     now_ms: int = 0
-    state: ReplicatedState = Factory(ReplicatedState)
+    log: BarrierLog = Factory(BarrierLog)
     tables: dict[int, Table] = Factory(dict)
     sidecars: list[Sidecar] = Factory(list)
     links: dict[int, Link] = Factory(dict)
     batch: ProposeBatch | None = None
     next_stream_id: int = 1
-    offices: int = 0
     rounds_finished: int = 0
     machine: BarrierNamespace = field(init=False)
     book: RoundBook = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._commit(TakeOffice("r1", "0"))
-        self._commit(CreateNamespace(NAMESPACE, Policy.BARRIER))
         self.take_office()
 
     # ---- the replicated state
 
     @property
     def namespace(self) -> Namespace:
-        return self.state.namespaces[NAMESPACE]
+        return self.log.namespace
 
-    def _commit(self, command: Command) -> None:
-        self.state, answer = apply(self.state, self.state.applied_index + 1, Request(command))
-        assert answer.succeeded, answer
-        if NAMESPACE in self.state.namespaces:
-            table = table_of(self.namespace.members)
-            assert self.tables.setdefault(self.namespace.version.wire, table) == table
+    def _note_table(self) -> None:
+        table = table_of(self.namespace.members)
+        assert self.tables.setdefault(self.namespace.version.wire, table) == table
 
-    def _commit_batch(self, batch: ProposeBatch) -> None:
-        self._commit(CommitBatch(self.state.epoch, NAMESPACE, batch.upserts, batch.removals))
+    def _commit(self, batch: ProposeBatch) -> BatchCommitted:
+        committed = self.log.commit(batch)
+        self._note_table()
+        return committed
 
     # ---- what may happen
 
     def take_office(self, *, batch_survives: bool = False) -> None:
         """A new leader: every stream breaks; the batch in flight may or may not have been committed."""
         if self.batch is not None and batch_survives:
-            self._commit_batch(self.batch)
-        self.offices += 1
-        self._commit(TakeOffice("r1", str(self.offices)))
+            self._commit(self.batch)
+        self.log.take_office()
+        self._note_table()
         for link in self.links.values():
             link.hung_up = True
         self.links.clear()
         self.batch = None
         self.machine = BarrierNamespace(self.settings)
         self.book = RoundBook(self.settings, _nobody)
-        self.handle(Started(self.namespace.version, self.namespace.members))
+        self.handle(self.log.started)
 
     def start_sidecar(self, name: str, types: tuple[str, ...], *, heartbeats: bool) -> None:
         """A new process. One that had the name before is not coming back, though its stream may live on for a while."""
@@ -278,14 +271,14 @@ class BarrierNetwork:
         batch, self.batch = self.batch, None
         assert batch is not None
         if how == "committed":
-            self._commit_batch(batch)
-            self.handle(BatchCommitted(batch.batch_id, self.namespace.version, self.namespace.members))
+            self.handle(self._commit(batch))
         else:
             self.handle(BatchFailed(batch.batch_id, retry=how == "failed"))
 
     def repeat_round(self) -> None:
         """Somebody raises the version by other means."""
-        self._commit(RepeatRound(self.state.epoch, NAMESPACE))
+        self.log.apply(RepeatRound(self.log.state.epoch, self.log.namespace_name))
+        self._note_table()
         self.handle(TablesChanged(self.namespace.version, self.namespace.members))
 
     def advance(self, duration_ms: int) -> None:
