@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from callboard.core import membership
 from callboard.core.barrier_records import BatchCommitted, ProposeBatch, Started
-from callboard.core.commands import Command, CommitBatch, CreateNamespace, Request, TakeOffice
-from callboard.core.records import Namespace, ReplicatedState
+from callboard.core.commands import Command, CommitBatch, CreateNamespace, Removal, Request, TakeOffice
+from callboard.core.records import HostRecord, Namespace, ReplicatedState
 from callboard.core.versions import Policy
 
 
@@ -40,8 +40,13 @@ class BarrierLog:
 
     def commit(self, batch: ProposeBatch) -> BatchCommitted:
         """The batch of the leader in office commits. Raises AssertionError as `apply` does."""
-        self.apply(CommitBatch(self.state.epoch, self.namespace_name, batch.upserts, batch.removals))
+        self.change(batch.upserts, batch.removals)
         return BatchCommitted(batch.batch_id, self.namespace.version, self.namespace.members)
+
+    def change(self, upserts: tuple[HostRecord, ...], removals: tuple[Removal, ...]) -> Namespace:
+        """Members change by somebody's batch. Raises AssertionError as `apply` does."""
+        self.apply(CommitBatch(self.state.epoch, self.namespace_name, upserts, removals))
+        return self.namespace
 
     def take_office(self) -> None:
         """A leader takes office: an epoch of its own."""

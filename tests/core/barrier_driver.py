@@ -46,12 +46,9 @@ from callboard.core.barrier_records import (
     TablesChanged,
     Tick,
 )
-from callboard.core.commands import CommitBatch, CreateNamespace, Removal, Request, TakeOffice
-from callboard.core.membership import apply
-from callboard.core.records import Answer, HostRecord, Namespace, ReplicatedState
-from callboard.core.versions import Policy
-
-NAMESPACE = "default"
+from callboard.core.commands import Removal
+from callboard.core.records import HostRecord
+from harness.barrier_log import BarrierLog
 
 
 def types_of(text: str) -> tuple[str, ...]:
@@ -59,34 +56,12 @@ def types_of(text: str) -> tuple[str, ...]:
     return tuple(sorted(set(filter(None, text.split(",")))))
 
 
-class Membership:
-    """The replicated state of one namespace."""
-
-    def __init__(self) -> None:
-        self.state = ReplicatedState()
-        self.apply(TakeOffice("r1", "n"))
-        self.apply(CreateNamespace(NAMESPACE, Policy.BARRIER))
-
-    def apply(self, command: CommitBatch | TakeOffice | CreateNamespace) -> Answer:
-        self.state, answer = apply(self.state, self.state.applied_index + 1, Request(command))
-        assert answer.succeeded, answer
-        return answer
-
-    def commit(self, upserts: tuple[HostRecord, ...], removals: tuple[Removal, ...]) -> Namespace:
-        self.apply(CommitBatch(self.state.epoch, NAMESPACE, upserts, removals))
-        return self.namespace
-
-    @property
-    def namespace(self) -> Namespace:
-        return self.state.namespaces[NAMESPACE]
-
-
 class TranscriptPlayer:
     """One machine, and the commands that a transcript gives it."""
 
     def __init__(self) -> None:
         self.settings = BarrierSettings()
-        self.membership = Membership()
+        self.membership = BarrierLog()
         self.machine = BarrierNamespace(self.settings)
         self.now_ms = 0
         self.auto_write = True
@@ -139,7 +114,7 @@ class TranscriptPlayer:
 
     def do_start(self, *members: str) -> None:
         if members:
-            self.membership.commit(tuple(self._host(text) for text in members), ())
+            self.membership.change(tuple(self._host(text) for text in members), ())
         namespace = self.membership.namespace
         self.handle(Started(namespace.version, namespace.members))
 
@@ -196,7 +171,7 @@ class TranscriptPlayer:
     def do_commit(self) -> None:
         assert self.batch is not None
         batch, self.batch = self.batch, None
-        namespace = self.membership.commit(batch.upserts, batch.removals)
+        namespace = self.membership.change(batch.upserts, batch.removals)
         self.handle(BatchCommitted(batch.batch_id, namespace.version, namespace.members))
 
     def do_fail(self, how: str) -> None:
@@ -207,9 +182,9 @@ class TranscriptPlayer:
     def do_elsewhere(self, what: str, name: str) -> None:
         if what == "remove":
             removal = Removal(name, self.membership.namespace.members[name].incarnation)
-            self.membership.commit((), (removal,))
+            self.membership.change((), (removal,))
         else:
-            self.membership.commit((self._host(name),), ())
+            self.membership.change((self._host(name),), ())
 
     def do_tell(self) -> None:
         namespace = self.membership.namespace
