@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve
 
 from callboard.core import native_host, slot_assignment, slot_membership, table_delta, table_feed
+from callboard.core.membership import KNOWN_FEATURE_LEVEL
 from callboard.core.records import Answer, AnswerCode
 from callboard.core.slot_assignment import Candidate
 from callboard.core.slot_records import SlotTable
@@ -70,6 +71,12 @@ def ties_go_to_the_younger(patched: pytest.MonkeyPatch) -> None:
 def restarts_deal_anew(patched: pytest.MonkeyPatch) -> None:
     """A host that restarts under its name does not get its slots back."""
     _assign_with(patched, successors={})
+
+
+@bug("MinimalMovement", "OwnerAgreement")
+def who_is_removed_has_no_successor(patched: pytest.MonkeyPatch) -> None:
+    """A host whose removal and return are in one batch does not get its slots back."""
+    patched.setattr(slot_membership, "SUCCESSION_LEVEL", KNOWN_FEATURE_LEVEL + 1)
 
 
 @bug("Balance")

@@ -89,15 +89,17 @@ class Server:
         marks: Mapping[str, Candidate] | None = None,
     ) -> bool:
         """S2, S3: removals (name, incarnation meant), then upserts (their incarnation is issued here), as one change.
-        Whether the version rose: it does exactly if a member or an owner changed (GenerationExact). To be asked of
-        before: `refuses`."""
+        Who comes under the name of somebody who goes gets that one's slots. Whether the version rose: it does exactly
+        if a member or an owner changed (GenerationExact). To be asked of before: `refuses`."""
         members, kinds = dict(self.members), set(self.kinds)
         hosts = {kind: self.hosts_of(kind) for kind in self.kinds}
         self.marks = {name: mark for name, mark in (self.marks | dict(marks or {})).items() if mark != Candidate(0)}
-        successors: dict[int, int] = {}
+        predecessors: dict[str, int] = {}
         for name, incarnation in removals:
             if name in self.members and self.members[name].incarnation == incarnation:
-                self.tombstones.add(self.members.pop(name).incarnation)
+                self.tombstones.add(incarnation)
+                predecessors[name] = incarnation
+                del self.members[name]
         for name, wanted in upserts:
             present = self.members.get(name)
             if present is not None and present.process == wanted.process:
@@ -107,9 +109,12 @@ class Server:
                 incarnation = self.incarnations_issued
                 if present is not None:
                     self.tombstones.add(present.incarnation)
-                    successors[present.incarnation] = incarnation
+                    predecessors[name] = present.incarnation
             self.members[name] = replace(wanted, incarnation=incarnation)
         self.kinds |= {kind for member in self.members.values() for kind in member.kinds}
+        successors = {
+            gone: self.members[name].incarnation for name, gone in predecessors.items() if name in self.members
+        }
         moved = self._reassign(hosts, successors)
         rose = bool(moved) or self.members != members or self.kinds != kinds
         if moved or self.kinds != kinds:

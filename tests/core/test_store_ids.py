@@ -6,23 +6,13 @@ import pytest
 from attrs import evolve
 
 from callboard.core import snapshot
-from callboard.core.commands import (
-    CommitNativeBatch,
-    CreateNativeNamespace,
-    RaiseFeatureLevel,
-    Removal,
-    Request,
-    TakeOffice,
-    decode_request,
-    encode_request,
-)
-from callboard.core.membership import apply
 from callboard.core.native_leader_records import CloseStream, SendWelcome
-from callboard.core.records import AnswerCode, ReplicatedState
+from callboard.core.records import AnswerCode
 from callboard.core.slot_membership import NATIVE_RECORD_BYTES_MAX, STORE_LEVEL, native_host_problem
 from callboard.core.slot_records import NativeHostRecord
 from callboard.core.versions import Policy
 from tests.core.leader_driver import SETTINGS, LeaderDriver, record
+from tests.core.native_log import Log
 
 REFUSAL = "host b keeps state in store file-2, but host a in store file-1: fences need one store"
 
@@ -31,27 +21,8 @@ def host(name: str, store_id: str, process: str = "p1") -> NativeHostRecord:
     return evolve(record(name, process=process), store_id=store_id)
 
 
-class Log:
-    """A state at some feature level with one native namespace, led in epoch 1."""
-
-    def __init__(self, level: int = STORE_LEVEL, policy: Policy = Policy.EXCLUSIVE) -> None:
-        self.state = ReplicatedState()
-        for command in (TakeOffice("r", "0"), RaiseFeatureLevel(1, level), CreateNativeNamespace("shop", policy, 4)):
-            self.state, _ = apply(self.state, self.state.applied_index + 1, Request(command))
-
-    def batch(self, *upserts: NativeHostRecord, removed: str = "") -> tuple[AnswerCode, str]:
-        members = self.state.native["shop"].members
-        removals = (Removal(removed, members[removed].incarnation),) if removed else ()
-        entry = encode_request(Request(CommitNativeBatch(1, "shop", upserts, removals)))
-        self.state, answer = apply(self.state, self.state.applied_index + 1, decode_request(entry))
-        return answer.code, answer.detail
-
-    def stores(self) -> dict[str, str]:
-        return {name: member.host.store_id for name, member in self.state.native["shop"].members.items()}
-
-
 def test_the_first_committed_store_counts_and_a_refused_batch_changes_nothing() -> None:
-    log = Log()
+    log = Log(STORE_LEVEL)
     assert log.batch(host("a", "file-1"), host("none", "")) == (AnswerCode.OK, "")
     before = log.state
     assert log.batch(host("c", "file-1"), host("b", "file-2")) == (AnswerCode.CONFLICT, REFUSAL)
@@ -63,13 +34,13 @@ def test_the_first_committed_store_counts_and_a_refused_batch_changes_nothing() 
 
 
 def test_two_stores_in_one_batch_are_refused() -> None:
-    log = Log()
+    log = Log(STORE_LEVEL)
     assert log.batch(host("a", "file-1"), host("b", "file-2")) == (AnswerCode.CONFLICT, REFUSAL)
     assert log.stores() == {}
 
 
 def test_another_store_may_come_when_no_member_has_one() -> None:
-    log = Log()
+    log = Log(STORE_LEVEL)
     log.batch(host("a", "file-1"), host("none", ""))
     assert log.batch(host("b", "file-2"), removed="a") == (AnswerCode.OK, "")
     assert log.stores() == {"b": "file-2", "none": ""}
@@ -80,7 +51,7 @@ def test_another_store_may_come_when_no_member_has_one() -> None:
 
 
 def test_eventual_namespaces_do_not_compare_stores() -> None:
-    log = Log(policy=Policy.EVENTUAL)
+    log = Log(STORE_LEVEL, policy=Policy.EVENTUAL)
     assert log.batch(host("a", "file-1"), host("b", "file-2")) == (AnswerCode.OK, "")
 
 

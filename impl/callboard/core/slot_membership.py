@@ -45,6 +45,8 @@ NATIVE_LEVEL = 2
 """The feature level from which native namespaces exist."""
 STORE_LEVEL = 3
 """The feature level from which members have store ids, and batches are refused for them."""
+SUCCESSION_LEVEL = 3
+"""The feature level from which a host gets its slots back also if its removal and its return are in one batch."""
 
 NATIVE_MEMBERS_MAX = 5_000
 TOMBSTONES_MAX = 5_000
@@ -120,13 +122,13 @@ def commit_batch(state: ReplicatedState, command: CommitNativeBatch) -> tuple[Re
         return state, Answer(AnswerCode.INVALID, detail=problem)
     marks = _marked(namespace.marks, command.marks)
     members = dict(namespace.members)
-    removed: dict[int, str] = {}
+    left: dict[int, str] = {}
     for removal in command.removals:
         member = members.get(removal.name)
         if member is not None and member.incarnation == removal.incarnation:
-            removed[member.incarnation] = member.name
+            left[member.incarnation] = member.name
             del members[removal.name]
-    successors: dict[int, int] = {}
+    replaced: dict[int, str] = {}
     incarnation = state.next_incarnation
     for host in command.upserts:
         problem = store_problem(namespace.policy, members, host)
@@ -137,10 +139,12 @@ def commit_batch(state: ReplicatedState, command: CommitNativeBatch) -> tuple[Re
             members[host.name] = evolve(present, host=host)
             continue
         if present is not None:
-            removed[present.incarnation] = present.name
-            successors[present.incarnation] = incarnation
+            replaced[present.incarnation] = present.name
         members[host.name] = NativeMember(host, incarnation)
         incarnation += 1
+    removed = left | replaced
+    succeeded = removed if state.feature_level >= SUCCESSION_LEVEL else replaced
+    successors = {gone: members[name].incarnation for gone, name in succeeded.items() if name in members}
     next_version = namespace.version.next()
     tombstones = _buried_later(namespace, removed, next_version.wire, command.reason)
     after = evolve(namespace, members=dict(sorted(members.items())), marks=marks, tombstones=tombstones)
