@@ -213,22 +213,28 @@ class Liveness:
             return "Convergence", f"members {sorted(ghosts)} of {plan.name} are nobody who lives"
         return None
 
-    def may_be_served(self, namespace: str, kind: str) -> bool:
-        """Whether some host that is not broken can have actors of that type."""
+    def may_be_served(self, namespace: str, kind: str, slot: int) -> bool:
+        """Whether some host that is not broken has the slot, or may get it."""
         plan = next(each for each in self.world.plan.namespaces if each.name == namespace)
-        return any(kind in host.kinds for host in self._expected(plan))
+        table = self.world.history.state.native[namespace].tables.get(kind)
+        incarnations = {host.machine.incarnation for host in self._expected(plan)}
+        return bool(self._able(plan, kind)) or (table is not None and table.owners[slot] in incarnations)
+
+    def _able(self, plan: NamespacePlan, kind: str) -> list[Host]:
+        """Hosts that may get slots that they do not have: neither cordoned nor to be drained."""
+        marks = self.world.history.state.native[plan.name].marks
+        return [
+            host
+            for host in self._expected(plan)
+            if kind in host.kinds
+            and not (host.name in marks and (marks[host.name].cordoned or marks[host.name].draining))
+        ]
 
     def _served(self, plan: NamespacePlan) -> tuple[str, str] | None:
         namespace = self.world.history.state.native[plan.name]
         by_incarnation = {host.machine.incarnation: host for host in self._expected(plan)}
-        marks = namespace.marks
         for kind, table in namespace.tables.items():
-            able = [
-                host
-                for host in by_incarnation.values()
-                if kind in host.kinds
-                and not (host.name in marks and (marks[host.name].cordoned or marks[host.name].draining))
-            ]
+            able = self._able(plan, kind)
             for slot, owner in enumerate(table.owners):
                 host = by_incarnation.get(owner)
                 if owner == 0 and not able:

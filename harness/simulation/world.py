@@ -11,7 +11,7 @@ from random import Random
 from attrs import define, field
 
 from callboard.core.records import Member
-from callboard.core.slot_records import HandoffSettings
+from callboard.core.slot_records import HandoffSettings, slot_of
 from callboard.core.tracing import Fields, TraceSink
 from callboard.core.versions import Policy
 from harness.sidecars.events import ShutdownAsked, SidecarSpec, TypesChanged
@@ -148,8 +148,9 @@ class World:
         return [*self.group.names, *hosts, *sidecars, *(caller.node for caller in self.callers)]
 
     def process_at(self, address: str) -> Host | None:
-        """Who answers there: the newest process of that node."""
-        return next((host for host in reversed(self.hosts) if host.node == address), None)
+        """Who answers there: the newest process of that node that lives, else the newest."""
+        there = [host for host in reversed(self.hosts) if host.node == address]
+        return next((host for host in there if host.alive), there[0] if there else None)
 
     # ---- rare things, and things that must not be
 
@@ -185,7 +186,8 @@ class World:
 
     def not_served(self, actor: tuple[str, str, str], text: str) -> None:
         """A call of the calm time at the end did not succeed, though somebody there could serve it."""
-        if self.liveness.may_be_served(actor[0], actor[1]):
+        namespace, kind, actor_id = actor
+        if self.liveness.may_be_served(namespace, kind, slot_of(kind, actor_id, self.plan.slot_bits)):
             self._unserved = self._unserved or text
 
     def begin_calm(self) -> None:
