@@ -77,6 +77,29 @@ def test_duplicates_are_measured_from_the_heal_and_held_against_the_bound() -> N
     assert check_duplicate_window(MOVED, bound_ms=0, healed_ns=0).verdict is Verdict.VALID
 
 
+def granted(host: str, at_ms: int, since: int) -> Note:
+    return note("granted", at_ms, host=host, incarnation=1, actor_type="Tally", first=0, count=16, since=since, fence=0)
+
+
+def test_a_place_that_a_later_table_gives_the_actor_back_to_is_no_duplicate() -> None:
+    settings = {"namespaces": {"actors": {"slot_bits": 4}}}
+
+    def window(*notes: Note) -> Verdict:
+        found = check_duplicate_window(History((), settings=settings, notes=notes), bound_ms=10, healed_ns=0)
+        return found.verdict
+
+    at_x, at_y, back = (
+        turn(host, at_ms, at_ms + 1, fence=0, actor="Tally/a") for host, at_ms in (("x", 1), ("y", 20), ("x", 90))
+    )
+    moved = (granted("x", 0, 1), at_x, granted("y", 19, 2), at_y)
+    assert window(*moved, granted("x", 80, 3), back) is Verdict.VALID
+    assert window(*moved, back) is Verdict.INVALID, "it had never heard of the other"
+    assert window(*moved, granted("x", 80, 1), back) is Verdict.INVALID, "by the table that it had before"
+    third = (granted("z", 60, 4), turn("z", 61, 62, fence=0, actor="Tally/a"))
+    assert window(*moved, *third, granted("x", 80, 3), back) is Verdict.INVALID, "a third was newer"
+    assert window(*moved, *third, granted("x", 80, 5), back) is Verdict.VALID
+
+
 def test_exactly_one_means_neither_two_nor_none() -> None:
     both = history(turn("x", 10, 11), turn("y", 12, 13))
     assert check_exactly_one(both, settled_ns=0, actors=["a"]).verdict is Verdict.INVALID

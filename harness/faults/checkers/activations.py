@@ -8,14 +8,17 @@ what a bound is compared with is therefore the least that can have happened, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from attrs import frozen
 
+from callboard.core.slot_records import slot_of
 from harness.faults.checkers.verdict import CheckResult, Verdict
 from harness.faults.history import History
 
+GRANTED = "granted"
+"""Note of slots that a host took over: host, incarnation, actor_type, first, count, since, fence."""
 TURN = "turn"
 """Note of one turn: host, incarnation, actor, fence, begun_ns, ended_ns, chain (of calls, if reentrant)."""
 
@@ -103,6 +106,7 @@ def check_stale_turns(history: History) -> CheckResult:
 
 def check_duplicate_window(history: History, *, bound_ms: int, healed_ns: int) -> CheckResult:
     """`DuplicateWindow`: turns of one actor in two places overlap or alternate until `bound_ms` after the heal at most.
+    A place that a later version of the table gave the actor back to is its place again.
 
     Args:
         bound_ms: computed from the settings of the run (spec/README.md has the formula).
@@ -111,8 +115,9 @@ def check_duplicate_window(history: History, *, bound_ms: int, healed_ns: int) -
     by_actor = turns_of(history)
     figures = _figures(by_actor) | {"actors_with_duplicates": 0, "longest_after_heal_ms": 0}
     worst: tuple[int, Turn, Turn] | None = None
+    since_of = _sinces(history)
     for turns in by_actor.values():
-        last = _last_duplicate(turns)
+        last = _last_duplicate(turns, since_of)
         if last is None:
             continue
         figures["actors_with_duplicates"] += 1
@@ -151,17 +156,41 @@ def check_exactly_one(history: History, *, settled_ns: int, actors: Iterable[str
     return CheckResult("exactly_one", verdict, () if wanted else ("no actors to look at",), figures)
 
 
-def _last_duplicate(turns: Sequence[Turn]) -> tuple[Turn, Turn] | None:
-    """The last return to a place that another place had taken over from, or the last overlap; None if places only ever
-    change once and for all."""
-    left: set[tuple[str, int]] = set()
+def _last_duplicate(turns: Sequence[Turn], since_of: Callable[[Turn], int]) -> tuple[Turn, Turn] | None:
+    """The last overlap, or the last turn in a place that another had taken over from by a version of the table that is
+    not older; None if places only ever change for good."""
+    left: dict[tuple[str, int], int] = {}
+    """Places that others took over from, and the newest version by which they did."""
     found = None
     for before, turn in pairwise(turns):
-        if (before.host, before.incarnation) != (turn.host, turn.incarnation):
-            left.add((before.host, before.incarnation))
-            if (turn.host, turn.incarnation) in left or turn.begun_ns < before.ended_ns:
+        place, since = (turn.host, turn.incarnation), since_of(turn)
+        if (before.host, before.incarnation) != place:
+            left[before.host, before.incarnation] = since
+            taken_over_since = left.pop(place, None)
+            left = {other: max(since, newest) for other, newest in left.items()}
+            is_stale = taken_over_since is not None and since <= taken_over_since
+            if is_stale or turn.begun_ns < before.ended_ns:
                 found = (before, turn)
     return found
+
+
+def _sinces(history: History) -> Callable[[Turn], int]:
+    """For a turn: the version of the table since which its host has had the slot; 0 if nothing was written of that."""
+    settings = history.settings.get("namespaces", {}).get("actors", {})
+    granted: dict[tuple[str, int, str, int], list[tuple[int, int]]] = {}
+    for note in history.notes_of(GRANTED):
+        fields = note.fields
+        for slot in range(fields["first"], fields["first"] + fields["count"]):
+            key = (fields["host"], fields["incarnation"], fields["actor_type"], slot)
+            granted.setdefault(key, []).append((note.at_ns, fields["since"]))
+
+    def since_of(turn: Turn) -> int:
+        kind, _, actor_id = turn.actor.partition("/")
+        slot = slot_of(kind, actor_id, settings["slot_bits"]) if granted else 0
+        of_slot = granted.get((turn.host, turn.incarnation, kind, slot), ())
+        return max((since for at_ns, since in of_slot if at_ns <= turn.begun_ns), default=0)
+
+    return since_of
 
 
 def _overlaps(by_actor: Mapping[str, Sequence[Turn]], *, same_place: bool) -> Iterable[tuple[Turn, Turn]]:

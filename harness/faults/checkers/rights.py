@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from harness.faults.checkers.activations import turns_of
+from harness.faults.checkers.activations import GRANTED, turns_of
 from harness.faults.checkers.verdict import CheckResult, Verdict
 from harness.faults.history import History
 
-GRANTED = "granted"
-"""Note of slots that a host took over: host, incarnation, actor_type, first, count, since, fence."""
 PASSED = "passed"
 """Note of an access to the store that the gate let pass: actor, host, incarnation, fence, asked_ns (before that)."""
 
