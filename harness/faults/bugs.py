@@ -312,11 +312,11 @@ def renewals_without_quorum() -> list[Patch]:
     original = NativeLeader._begin_round
 
     def begin_round(self: NativeLeader) -> None:
-        ran = self._round_running
+        ran = self._rounds.running
         original(self)
-        if self._round_running and not ran:
+        if self._rounds.running and not ran:
             self._effects.pop()
-            self._round_confirmed(self._round_id)
+            self._round_confirmed(self._rounds.round_id)
 
     return [(NativeLeader, "_begin_round", begin_round)]
 

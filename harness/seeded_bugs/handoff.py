@@ -122,11 +122,11 @@ def answered_without_a_round(patched: pytest.MonkeyPatch) -> None:
     original = NativeLeader._begin_round
 
     def begin_round(self: NativeLeader) -> None:
-        before = self._round_running
+        before = self._rounds.running
         original(self)
-        if self._round_running and not before:
+        if self._rounds.running and not before:
             self._effects.pop()
-            self._round_confirmed(self._round_id)
+            self._round_confirmed(self._rounds.round_id)
 
     patched.setattr(NativeLeader, "_begin_round", begin_round)
 
@@ -204,10 +204,7 @@ def the_silent_stay(patched: pytest.MonkeyPatch) -> None:
 def failed_rounds_end_all_rounds(patched: pytest.MonkeyPatch) -> None:
     """After a round that failed there are no others."""
 
-    def round_failed(self: NativeLeader, round_id: int) -> None:
-        self._in_round = {}
-
-    patched.setattr(NativeLeader, "_round_failed", round_failed)
+    patched.setattr(NativeLeader, "_round_failed", lambda self, round_id: None)
 
 
 @bug(SERVED, "Convergence")
@@ -223,8 +220,8 @@ def _answer_with(patched: pytest.MonkeyPatch, sent_ms: Callable[[NativeHost, Ren
     original = NativeHost._answer
 
     def answer(self: NativeHost, message: RenewalAnswer, now_ms: int) -> None:
-        if message.number in self._sent_ms:
-            self._sent_ms[message.number] = sent_ms(self, message, now_ms)
+        if message.number in self._renewals.sent_ms:
+            self._renewals.sent_ms[message.number] = sent_ms(self, message, now_ms)
         original(self, message, now_ms)
 
     patched.setattr(NativeHost, "_answer", answer)
@@ -239,7 +236,7 @@ def lease_from_receipt(patched: pytest.MonkeyPatch) -> None:
 @bug(SHUT, SINGLE, stalls=8)
 def lease_from_newest_renewal(patched: pytest.MonkeyPatch) -> None:
     """A lease counts from the newest renewal, whichever was answered."""
-    _answer_with(patched, lambda self, message, now_ms: max(self._sent_ms.values()))
+    _answer_with(patched, lambda self, message, now_ms: max(self._renewals.sent_ms.values()))
 
 
 @bug(SHUT, SINGLE, FENCE, origin="PostHog #76169: a fence nobody is alive to apply")

@@ -57,17 +57,16 @@ from callboard.core.native_host_records import (
     TableReceived,
     WelcomeReceived,
 )
+from callboard.core.native_renewals import SentRenewals
 from callboard.core.native_rights import Rights, Slot
 from callboard.core.slot_index import held_runs, slot_runs
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord
-from callboard.core.table_delta import DeltaError, HostEntry, TableDelta, TableView, empty_view, patch
+from callboard.core.table_delta import DeltaError, HostEntry, TableDelta, TableView, changed_types, empty_view, patch
 from callboard.core.tracing import TraceSink, held_fields, run_fields, table_fields
 from callboard.core.versions import Policy
 
 HELLO_REPEAT_MS = 1000
 """How often a hello is repeated until it is answered."""
-UNANSWERED_MAX = 64
-"""Renewals whose send time is remembered."""
 
 
 class Phase(Enum):
@@ -112,12 +111,8 @@ class NativeHost:
     _deadlines: Deadlines = field(init=False, default=NO_LEASE)
     _base_ms: int | None = field(init=False, default=None)
     _cancelled: bool = field(init=False, default=False)
-    _number: int = field(init=False, default=0)
-    _sent_ms: dict[int, int] = field(init=False, factory=dict)
-    _last_sent_ms: int = field(init=False, default=-NEVER_MS)
+    _renewals: SentRenewals = field(init=False, factory=SentRenewals)
     _renew_due_ms: int = field(init=False, default=NEVER_MS)
-    _base_number: int = field(init=False, default=0)
-    _full_number: int = field(init=False, default=0)
     _parting: _Parting | None = field(init=False, default=None)
     _effects: list[HostEffect] = field(init=False, factory=list)
 
@@ -302,7 +297,7 @@ class NativeHost:
             self._phase = Phase.RUNNING
         if welcome.incarnation == self.incarnation:
             self._welcomed, self._hello_due_ms = True, NEVER_MS
-            self._base_number = 0
+            self._renewals.base_number = 0
             self._prompt(now_ms)
 
     # ---- tables and grants
@@ -328,7 +323,7 @@ class NativeHost:
             step = {"from_version": delta.from_version, "incarnation": self.incarnation, "now_ms": now_ms}
             self.trace("Start" if before is None else "Install", {**step, **has})
         self._stop_admitting(lost, now_ms)
-        self._effects.append(TableInstalled(after.version, _changed_types(before, after)))
+        self._effects.append(TableInstalled(after.version, changed_types(before, after)))
         if self.policy is Policy.EVENTUAL:
             self._take_owned(now_ms)
         self._prompt(now_ms)
@@ -410,32 +405,27 @@ class NativeHost:
     def _prompt(self, now_ms: int) -> None:
         """Something is worth telling: renew soon, though not for every little thing."""
         gap_ms = max(1, self._settings.tick_ms // 8)
-        self._renew_due_ms = min(self._renew_due_ms, max(now_ms, self._last_sent_ms + gap_ms))
+        self._renew_due_ms = min(self._renew_due_ms, max(now_ms, self._renewals.last_sent_ms + gap_ms))
 
     def _renew(self, now_ms: int) -> None:
-        self._number += 1
+        base_number = self._renewals.begin(now_ms)
         taken, dropped = self._rights.said()
-        if self._base_number == 0:
+        if base_number == 0:
             taken, dropped = self._rights.held(), ()
-            self._full_number = self._number
         if self.policy is Policy.EVENTUAL:
             taken, dropped = (), ()
         renewal = Renewal(
-            number=self._number,
+            number=self._renewals.number,
             incarnation=self.incarnation,
             connection=self._connection,
             epoch=self._epoch,
             version=0 if self._view is None else self._view.version,
-            base_number=self._base_number,
+            base_number=base_number,
             taken=taken,
             dropped=dropped,
             requests=self._rights.requests() if self.policy is Policy.EXCLUSIVE else (),
             leaving=self._phase is Phase.LEAVING,
         )
-        self._base_number = self._number
-        self._sent_ms[self._number] = self._last_sent_ms = now_ms
-        if len(self._sent_ms) > UNANSWERED_MAX:
-            del self._sent_ms[next(iter(self._sent_ms))]
         self._renew_due_ms = now_ms + renew_every_ms(self.policy, self._settings)
         self._effects.append(SendRenewal(self._connection, renewal))
         if self.trace is not None:
@@ -447,16 +437,14 @@ class NativeHost:
     def _answer(self, answer: RenewalAnswer, now_ms: int) -> None:
         if answer.incarnation != self.incarnation or not self._hears(answer.epoch):
             return
-        sent_ms = self._sent_ms.get(answer.number)
+        sent_ms = self._renewals.answered(answer.number)
         if sent_ms is not None and (self._base_ms is None or sent_ms > self._base_ms):
             self._base_ms, self._cancelled = sent_ms, False
             self._deadlines = deadlines(self.policy, self._settings, sent_ms)
             if self.trace is not None:
                 base = {"number": answer.number, "base_ms": sent_ms, "gate_until_ms": self._deadlines.gate_until_ms}
                 self.trace("HearAnswer", {"incarnation": self.incarnation, "now_ms": now_ms, **base})
-        self._sent_ms = {number: at_ms for number, at_ms in self._sent_ms.items() if number > answer.number}
-        if not answer.holding_known and answer.number >= self._full_number:
-            self._base_number = 0
+        if not answer.holding_known and self._renewals.start_over(answer.number):
             self._prompt(now_ms)
         if self.policy is Policy.EVENTUAL:
             self._take_owned(now_ms)
@@ -531,9 +519,3 @@ class NativeHost:
             self._effects.append(BecomeNewIncarnation(parting.reason, parting.replaced))
         else:
             self._effects.append(Stopped(parting.reason, parting.overdue))
-
-
-def _changed_types(before: TableView | None, after: TableView) -> tuple[str, ...]:
-    if before is None or before.hosts != after.hosts:
-        return tuple(after.tables)
-    return tuple(kind for kind, table in after.tables.items() if before.tables.get(kind) is not table)

@@ -1,12 +1,14 @@
-"""Native hosts that want to become members, or to change their record, until a batch has committed it."""
+"""Native hosts that want to become members, or to change their record: who may, and who waits for a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from callboard.core.slot_records import NativeHostRecord, NativeMember
+from callboard.core.handoff_messages import Hello
+from callboard.core.slot_membership import native_host_problem, store_problem
+from callboard.core.slot_records import NativeHostRecord, NativeMember, NativeNamespace
 
 
 @define(eq=False)
@@ -83,3 +85,21 @@ class Joins:
 def _record_bytes(host: NativeHostRecord) -> int:
     strings: Iterable[str] = (host.name, host.address, host.process, *host.actor_types, *filter(None, (host.store_id,)))
     return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 6 for a, b in host.labels)
+
+
+def hello_refusal(hello: Hello, namespace_name: str, namespace: NativeNamespace) -> tuple[str, str] | None:
+    """Status and one line for a host that can be no member of this namespace, or None if it can."""
+    if hello.policy is not namespace.policy:
+        ours = f"namespace {namespace_name} has policy {namespace.policy}"
+        return "FAILED_PRECONDITION", f"host {hello.host.name} speaks policy {hello.policy}, but {ours}"
+    problem = native_host_problem(hello.host)
+    if problem is not None:
+        return "INVALID_ARGUMENT", problem
+    problem = store_problem(namespace.policy, namespace.members, hello.host)
+    return None if problem is None else ("FAILED_PRECONDITION", problem)
+
+
+def only_adds_store(known: NativeHostRecord, said: NativeHostRecord) -> bool:
+    """Whether `said` is what a member said of itself, with a store id that was not in the state before its feature
+    level: that stays true, whoever repeats it."""
+    return not known.store_id and evolve(known, store_id=said.store_id) == said

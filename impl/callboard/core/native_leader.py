@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from callboard.core.commands import Bury, Command, CommitNativeBatch, Removal
 from callboard.core.handoff_messages import (
@@ -36,7 +36,7 @@ from callboard.core.handoff_messages import (
     Welcome,
 )
 from callboard.core.native_attendance import Attendance, KnownHost
-from callboard.core.native_joins import Joins
+from callboard.core.native_joins import Joins, hello_refusal, only_adds_store
 from callboard.core.native_leader_records import (
     CloseStream,
     FarewellReceived,
@@ -63,12 +63,14 @@ from callboard.core.native_leader_records import (
     TableRequested,
     Waiting,
 )
+from callboard.core.native_proposals import Proposals
 from callboard.core.native_releases import Releases, renewal_problem
+from callboard.core.native_rounds import RenewalRounds
 from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
-from callboard.core.slot_membership import REASON_LENGTH_MAX, native_host_problem, store_problem
-from callboard.core.slot_records import NativeHostRecord, NativeNamespace
+from callboard.core.slot_membership import REASON_LENGTH_MAX
+from callboard.core.slot_records import NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.tracing import Fields, TraceSink, held_fields
@@ -95,20 +97,15 @@ class NativeLeader:
     _joins: Joins = field(init=False)
     _removals: dict[int, str] = field(init=False, factory=dict)
     _releases: Releases = field(init=False)
-    _collected: dict[int, int] = field(init=False, factory=dict)
-    _in_round: dict[int, int] = field(init=False, factory=dict)
-    _round_id: int = field(init=False, default=0)
-    _round_running: bool = field(init=False, default=False)
-    _round_due_ms: int = field(init=False)
-    _proposals: dict[str, int] = field(init=False, factory=dict)
-    _last_proposal: int = field(init=False, default=0)
-    _not_before_ms: dict[str, int] = field(init=False, factory=dict)
+    _rounds: RenewalRounds = field(init=False)
+    _proposals: Proposals = field(init=False, factory=Proposals)
     _feed: TableFeed = field(init=False)
     _waits_from_ms: dict[int, int] = field(init=False, factory=dict)
     _effects: list[LeaderEffect] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._now_ms = self._round_due_ms = self.started_ms
+        self._now_ms = self.started_ms
+        self._rounds = RenewalRounds(self.started_ms)
         self._attendance = Attendance(self.namespace, self.started_ms)
         self._hosts = self._attendance.hosts
         self._joins = Joins(self.limits.batch_items_max, self.limits.batch_bytes_max)
@@ -170,13 +167,12 @@ class NativeLeader:
             at_ms = self._releases.overdue_at_ms(self._hosts[incarnation])
             if at_ms is not None and incarnation not in self._removals:
                 due.append(at_ms)
-        if self._attendance.burial_due_ms is not None and "bury" not in self._proposals:
-            due.append(max(self._attendance.burial_due_ms, self._not_before_ms.get("bury", 0)))
-        if self._collected and not self._round_running:
-            due.append(self._round_due_ms)
-        if (len(self._joins) or self._removals) and "batch" not in self._proposals:
-            due.append(self._not_before_ms.get("batch", 0))
-        due += [at_ms for kind, at_ms in self._not_before_ms.items() if kind not in self._proposals]
+        burial_ms, round_ms = self._attendance.burial_due_ms, self._rounds.begin_at_ms()
+        if burial_ms is not None and not self._proposals.is_in_flight("bury"):
+            due.append(max(burial_ms, self._proposals.not_before_ms("bury", burial_ms)))
+        if round_ms is not None:
+            due.append(round_ms)
+        due += self._proposals.pauses_ms()
         due = [at_ms for at_ms in due if at_ms > self._now_ms]
         return min(due, default=None)
 
@@ -206,7 +202,10 @@ class NativeLeader:
     # ---- streams
 
     def _hello(self, stream_id: int, hello: Hello) -> None:
-        refusal = self._refusal(hello)
+        refusal = hello_refusal(hello, self.name, self.namespace)
+        if refusal is None and len(self._streams) >= self.limits.streams_max:
+            text = f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
+            refusal = "RESOURCE_EXHAUSTED", text
         if refusal is not None:
             self._close(stream_id, *refusal)
             return
@@ -216,7 +215,7 @@ class NativeLeader:
             if member is None or member.incarnation != hello.incarnation:
                 self._send_gone(stream_id, hello.incarnation)
                 return
-            if member.host != hello.host and (not hello.by_front or _only_adds_store(member.host, hello.host)):
+            if member.host != hello.host and (not hello.by_front or only_adds_store(member.host, hello.host)):
                 self._join(hello, stream_id)
         elif member is None or member.host.process != hello.host.process:
             # A front's word may be old, and its host dead: only hosts themselves join.
@@ -234,21 +233,6 @@ class NativeLeader:
         displaced = self._joins.add(hello.host, stream_id)
         if displaced is not None and displaced not in self._incarnation_of:
             self._close(displaced, "ABORTED", f"another process says that it is host {hello.host.name}")
-
-    def _refusal(self, hello: Hello) -> tuple[str, str] | None:
-        theirs, ours = hello.policy, self.namespace.policy
-        if theirs is not ours:
-            text = f"host {hello.host.name} speaks policy {theirs}, but namespace {self.name} has policy {ours}"
-            return "FAILED_PRECONDITION", text
-        problem = native_host_problem(hello.host)
-        if problem is not None:
-            return "INVALID_ARGUMENT", problem
-        problem = store_problem(ours, self.namespace.members, hello.host)
-        if problem is not None:
-            return "FAILED_PRECONDITION", problem
-        if len(self._streams) >= self.limits.streams_max:
-            return "RESOURCE_EXHAUSTED", f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
-        return None
 
     def _attach(self, known: KnownHost, stream_id: int, hello: Hello) -> None:
         """This connection counts for the member from here on; an older stream of it ends."""
@@ -328,7 +312,7 @@ class NativeLeader:
             self._removals.setdefault(known.incarnation, f"{known.name} left")
         if self._is_overdue(known):
             return
-        self._collected[known.incarnation] = renewal.number
+        self._rounds.collect(known.incarnation, renewal.number)
 
     def _is_overdue(self, known: KnownHost) -> bool:
         late_ms = self._releases.overdue_ms(known, self._now_ms)
@@ -344,37 +328,32 @@ class NativeLeader:
         if known is not None:
             known.farewell = True
             self._attendance.schedule_burials(self._now_ms)
-            self._collected.pop(known.incarnation, None)
+            self._rounds.forget(known.incarnation)
             if self._attendance.is_member(farewell.incarnation):
                 self._removals[known.incarnation] = f"{known.name} left"
 
     # ---- rounds
 
     def _begin_round(self) -> None:
-        if self._round_running or not self._collected or self._now_ms < self._round_due_ms:
+        renewals = self._rounds.begin(self._now_ms, self.namespace.settings.tick_ms)
+        if not renewals:
             return
-        self._round_running = True
-        self._round_id += 1
-        self._round_due_ms = self._now_ms + self.namespace.settings.tick_ms
-        self._in_round, self._collected = self._collected, {}
-        self._effects.append(RequestRound(self._round_id))
+        self._effects.append(RequestRound(self._rounds.round_id))
         if self.trace is not None:
-            items = [[incarnation, number] for incarnation, number in self._in_round.items()]
-            self._traced("ProposeRound", {"round": self._round_id, "items": items})
+            items = [[incarnation, number] for incarnation, number in renewals.items()]
+            self._traced("ProposeRound", {"round": self._rounds.round_id, "items": items})
 
     def _round_confirmed(self, round_id: int) -> None:
         """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
-        if round_id != self._round_id or not self._round_running:
-            return
-        answered, self._in_round, self._round_running = self._in_round, {}, False
-        for incarnation, number in answered.items():
+        for incarnation, number in self._rounds.confirmed(round_id).items():
             known = self._hosts.get(incarnation)
             if not self._may_answer(known) or known is None or known.stream_id is None:
                 continue
             known.answered_ms = self._now_ms
-            known_holding = known.holding_number != 0 or not self.exclusive
             grants = self._grants_for(known)
-            answer = RenewalAnswer(number, incarnation, self.epoch, self._feed.view.version, known_holding, grants)
+            version = self._feed.view.version
+            holding_known = known.holding_number != 0 or not self.exclusive
+            answer = RenewalAnswer(number, incarnation, self.epoch, version, holding_known, grants)
             self._effects.append(SendAnswer(known.stream_id, answer))
             if self.trace is not None:
                 what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
@@ -387,12 +366,8 @@ class NativeLeader:
         return not self._is_overdue(known)
 
     def _round_failed(self, round_id: int) -> None:
-        """What was collected may be confirmed by a later round as well."""
-        if round_id == self._round_id and self._round_running:
-            self._collected = {**self._in_round, **self._collected}
-            self._in_round, self._round_running = {}, False
-            if self.trace is not None:
-                self._traced("EndRound", {"round": round_id})
+        if self._rounds.failed(round_id) and self.trace is not None:
+            self._traced("EndRound", {"round": round_id})
 
     def _grants_for(self, known: KnownHost) -> tuple[Held, ...]:
         return self._releases.grants(known)[: self.limits.grants_max] if self.exclusive else ()
@@ -433,7 +408,7 @@ class NativeLeader:
 
     def _follow_members(self) -> None:
         for known in self._attendance.follow(self.namespace, self._now_ms):
-            self._collected.pop(known.incarnation, None)
+            self._rounds.forget(known.incarnation)
             self._removals.pop(known.incarnation, None)
             stream_id, known.stream_id = known.stream_id, None
             if stream_id is not None:
@@ -467,13 +442,9 @@ class NativeLeader:
             ("confirm", self._confirmation),
             ("fence", self._raised_fences),
         ):
-            if kind in self._proposals or self._now_ms < self._not_before_ms.get(kind, self._now_ms):
-                continue
-            command = work()
+            command = work() if self._proposals.may_begin(kind, self._now_ms) else None
             if command is not None:
-                self._last_proposal += 1
-                self._proposals[kind] = self._last_proposal
-                self._effects.append(Propose(self._last_proposal, command))
+                self._effects.append(Propose(self._proposals.begin(kind), command))
 
     def _batch(self) -> Command | None:
         silent = self._attendance.silent(self._now_ms)
@@ -484,7 +455,7 @@ class NativeLeader:
         reasons = dict(list({**reasons, **self._removals}.items())[: self.limits.batch_items_max])
         removals = tuple(Removal(self._hosts[each].name, each) for each in reasons)
         # Batches that follow each other are a tick apart, so that many hosts that start together need few versions.
-        self._not_before_ms["batch"] = self._now_ms + self.namespace.settings.tick_ms
+        self._proposals.pause("batch", self._now_ms + self.namespace.settings.tick_ms)
         upserts = self._joins.next_batch()
         reason = "; ".join(reasons.values())[:REASON_LENGTH_MAX]
         return CommitNativeBatch(self.epoch, self.name, upserts, removals, reason=reason)
@@ -508,17 +479,12 @@ class NativeLeader:
         return self._releases.raised_fences(self.name) if self.exclusive else None
 
     def _proposal_ended(self, event: ProposalDone | ProposalFailed) -> None:
-        kind = next((each for each, number in self._proposals.items() if number == event.proposal_id), None)
+        kind = self._proposals.end(event.proposal_id)
         if kind is None:
             return
-        del self._proposals[kind]
-        pause_until_ms = self._now_ms + self.namespace.settings.tick_ms
-        if isinstance(event, ProposalFailed):
-            self._not_before_ms[kind] = pause_until_ms
-            return
-        if event.answer.code is not AnswerCode.OK:
-            self._not_before_ms[kind] = pause_until_ms
-        if kind != "batch":
+        if isinstance(event, ProposalFailed) or event.answer.code is not AnswerCode.OK:
+            self._proposals.pause(kind, self._now_ms + self.namespace.settings.tick_ms)
+        if isinstance(event, ProposalFailed) or kind != "batch":
             return
         if event.answer.succeeded:
             self._joins.done()
@@ -542,9 +508,3 @@ class NativeLeader:
     def overdue(self, now_ms: int) -> list[Overdue]:
         """Members that have not released slots in time, by incarnation."""
         return overdue_hosts(self._releases, now_ms)
-
-
-def _only_adds_store(known: NativeHostRecord, said: NativeHostRecord) -> bool:
-    """Whether `said` is what a member said of itself, with a store id that was not in the state before its feature
-    level: that stays true, whoever repeats it."""
-    return not known.store_id and evolve(known, store_id=said.store_id) == said

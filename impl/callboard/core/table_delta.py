@@ -261,3 +261,10 @@ def _table_digest(table: SlotTable) -> bytes:
 
 
 _BIG_ENDIAN = array("H", [1]).tobytes() == b"\x00\x01"
+
+
+def changed_types(before: TableView | None, after: TableView) -> tuple[str, ...]:
+    """Actor types whose owners, or whose owners' addresses, may be others than before."""
+    if before is None or before.hosts != after.hosts:
+        return tuple(after.tables)
+    return tuple(kind for kind, table in after.tables.items() if before.tables.get(kind) is not table)
