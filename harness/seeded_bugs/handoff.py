@@ -207,6 +207,12 @@ def failed_rounds_end_all_rounds(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_round_failed", lambda self, round_id: None)
 
 
+@bug(SERVED, "Convergence", "SlowHostIsolation")
+def lost_reports_are_not_asked_for(patched: pytest.MonkeyPatch) -> None:
+    """Whoever builds on a renewal that was lost is not asked to say everything again."""
+    patched.setattr(KnownHost, "holding_known", property(lambda self: True))
+
+
 @bug(SERVED, "Convergence")
 def nobody_is_buried(patched: pytest.MonkeyPatch) -> None:
     """Removed incarnations are waited for for ever."""

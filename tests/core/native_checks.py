@@ -12,6 +12,9 @@ from tests.core.native_parts import Process, Slot
 if TYPE_CHECKING:
     from tests.core.native_network import NativeNetwork
 
+LONGER_THAN_FAILURE_MS = 1000
+"""More than the failure timeout of the network's settings, on the slowest clock."""
+
 
 def check_rights(network: NativeNetwork) -> None:
     """SingleActivation, and that whoever is gone for certain has its gate shut."""
@@ -43,17 +46,35 @@ def check_healed(network: NativeNetwork) -> None:
         process.turns = [turn for turn in process.turns if not turn.stubborn and not turn.cut_off]
     reconnect_lonely(network)
     bound_ms = 3 * (network.settings.failure_timeout_ms + network.settings.wait_ms()) + 1000
-    passed_ms = 0
-    while passed_ms < bound_ms:
+    if not _is_well_within(network, bound_ms):
+        for problem in _behind(network):
+            raise PropertyViolation("Convergence", problem)
+        for problem in _unserved(network):
+            raise PropertyViolation("EventuallyServed", problem)
+    _check_nobody_goes(network)
+
+
+def _is_well_within(network: NativeNetwork, bound_ms: int) -> bool:
+    for _ in range(0, bound_ms, 100):
         network.advance(100, settle=True)
-        passed_ms += 100
         reconnect_lonely(network)
-        if passed_ms > 1000 and not _unserved(network) and not _behind(network):
-            return
-    for problem in _behind(network):
+        if not _unserved(network) and not _behind(network):
+            return True
+    return False
+
+
+def _check_nobody_goes(network: NativeNetwork) -> None:
+    """Whoever is well stays: somebody joins, and for longer than the failure timeout no member is given up."""
+    before = set(network.members)
+    network.start("late", ("cart", "user"))
+    if not _is_well_within(network, LONGER_THAN_FAILURE_MS):
+        raise PropertyViolation("Convergence", "a host that joins has no table in time, or no slots")
+    network.advance(LONGER_THAN_FAILURE_MS, settle=True)
+    if before - network.members:
+        text = f"{sorted(before - network.members)} had not done anything wrong, but are members no more"
+        raise PropertyViolation("Convergence", text)
+    for problem in (*_behind(network), *_unserved(network)):
         raise PropertyViolation("Convergence", problem)
-    for problem in _unserved(network):
-        raise PropertyViolation("EventuallyServed", problem)
 
 
 def reconnect_lonely(network: NativeNetwork) -> None:

@@ -8,6 +8,7 @@ from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear
 from callboard.core.native_attendance import Attendance
 from callboard.core.native_leader_records import LeaderLimits, ProposalDone, ProposalFailed, SendGrants
 from callboard.core.slot_membership import REASON_LENGTH_MAX
+from callboard.core.versions import Policy
 from tests.core.leader_driver import (
     NAME,
     SETTINGS,
@@ -134,3 +135,22 @@ def test_a_batch_removes_as_many_as_it_takes_and_says_as_much_as_it_may() -> Non
     assert [each.incarnation for each in batch.removals] == joined[:3]
     assert len(batch.reason) == REASON_LENGTH_MAX
     assert driver.commit().succeeded
+
+
+@pytest.mark.parametrize("policy", [Policy.EVENTUAL, Policy.EXCLUSIVE])
+def test_a_host_of_which_a_renewal_was_lost_is_asked_for_everything_and_stays(policy: Policy) -> None:
+    """A front may lose a word between two leaders; what builds on it says nothing, not even which table there is."""
+    driver = LeaderDriver(policy)
+    first = driver.join(1, record("a"))
+    driver.renew(1, first, 1)
+    driver.join(2, record("b"))
+    driver.renew(1, first, 3, base=2)
+    driver.at(driver.now_ms + SETTINGS.tick_ms)
+    driver.confirm_round()
+    assert [each.holding_known for each in driver.answers()] == [False]
+    driver.renew(1, first, 4)
+    driver.at(driver.now_ms + SETTINGS.failure_timeout_ms - 1)
+    driver.renew(1, first, 5, base=4)
+    driver.at(driver.now_ms + SETTINGS.tick_ms)
+    driver.commit_all()
+    assert "a" in driver.namespace.members

@@ -392,7 +392,7 @@ def test_under_eventual_renewals_are_heartbeats() -> None:
     driver = LeaderDriver(Policy.EVENTUAL)
     first = driver.join(1, record("a"))
     assert not driver.granted()
-    driver.renew(1, first, 1, base=17)
+    driver.renew(1, first, 1)
     driver.confirm_round()
     newest = driver.namespace.version.wire
     assert driver.answers() == [RenewalAnswer(1, first, 1, newest, holding_known=True, grants=())]

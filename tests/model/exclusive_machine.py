@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
+from callboard.core.native_leader_records import RenewalReceived
 from spec.model.exclusive import EventuallyServed
 from tests.core.native_checks import check_healed, check_rights
 from tests.core.native_walk import STEPS, calm, crash, flow, leave, stall, start
@@ -53,6 +54,19 @@ class ExclusiveMachine(SideBySide):
         self.random.seed(seed)
         flow(self.network, self.random)
         self.network.advance(wait_ms)
+        calm(self.network, self.random)
+
+    @rule(seed=SEEDS)
+    def renewals_are_lost(self, seed: int) -> None:
+        """A front loses what a host says for a while, and the host does not notice."""
+        self.random.seed(seed)
+        calm(self.network, self.random)
+        path = self.random.choice(self.network.paths) if self.network.paths else None
+        self.network.advance(2 * self.network.settings.tick_ms)
+        if path is not None:
+            kept = [each for each in path.up if not isinstance(each, RenewalReceived)]
+            path.up.clear()
+            path.up.extend(kept)
         calm(self.network, self.random)
 
     @rule(seed=SEEDS)

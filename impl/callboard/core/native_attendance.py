@@ -43,6 +43,11 @@ class KnownHost:
     farewell: bool = False
     grants: tuple[Held, ...] | None = None
 
+    @property
+    def holding_known(self) -> bool:
+        """Whether its newest report could be understood. If not, not even its version is known to be what it said."""
+        return self.holding_number != 0
+
     def connected(self, stream_id: int, connection: int) -> None:
         """A newer connection counts from here on."""
         self.stream_id, self.connection, self.holding_number = stream_id, connection, 0

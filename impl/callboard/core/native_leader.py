@@ -352,8 +352,7 @@ class NativeLeader:
             known.answered_ms = self._now_ms
             grants = self._grants_for(known)
             version = self._feed.view.version
-            holding_known = known.holding_number != 0 or not self.exclusive
-            answer = RenewalAnswer(number, incarnation, self.epoch, version, holding_known, grants)
+            answer = RenewalAnswer(number, incarnation, self.epoch, version, known.holding_known, grants)
             self._effects.append(SendAnswer(known.stream_id, answer))
             if self.trace is not None:
                 what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
