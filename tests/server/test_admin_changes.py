@@ -10,14 +10,16 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from attrs import evolve
+from attrs import Factory, define, evolve
 from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
 from callboard.cli.main import main
-from callboard.core.commands import CommitNativeBatch
-from callboard.core.slot_records import NativeHostRecord
+from callboard.core.commands import Command, CommitNativeBatch, OperatorRequest
+from callboard.core.records import Answer, ReplicatedState
+from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord
 from callboard.protos.generated import admin_pb2
+from callboard.server.admin_changes import AdminChanges
 from callboard.server.admin_service import SERVICE
 from callboard.server.replica import Replica
 from tests.server.support import memory_settings, report_of, serving, sidecar, until
@@ -128,6 +130,53 @@ async def test_marks_move_slots_and_are_seen(replica: Replica) -> None:
     assert "h2 still owns 0 slots and has not let go of" in waited.output
     await done(replica, "uncordon", "h2", "--namespace=carts")
     assert "h2" not in replica.state.native["carts"].marks
+
+
+@define
+class OthersAskMeanwhile:
+    """A replica in office that puts nothing into its log before so many requests have been taken in."""
+
+    replica: Replica
+    awaited: int
+    everybody_asked: asyncio.Event = Factory(asyncio.Event)
+
+    @property
+    def office(self) -> OthersAskMeanwhile:
+        return self
+
+    @property
+    def state(self) -> ReplicatedState:
+        return self.replica.state
+
+    @property
+    def epoch(self) -> int:
+        assert self.replica.office is not None
+        return self.replica.office.epoch
+
+    def leader_id(self) -> str | None:
+        return self.replica.leader_id()
+
+    async def propose_at(self, command: Command, operator: OperatorRequest | None = None) -> tuple[Answer, int]:
+        await self.everybody_asked.wait()
+        assert self.replica.office is not None
+        return await self.replica.office.propose_at(command, operator)
+
+    async def is_operator(self, _: object) -> None:
+        self.awaited -= 1
+        if self.awaited == 0:
+            self.everybody_asked.set()
+
+
+async def test_marks_that_are_made_at_the_same_time_are_all_kept(replica: Replica) -> None:
+    await done(replica, "namespace", "create", "carts")
+    wanted: list[dict[str, Any]] = [{"cordoned": True}, {"weight": 7}, {"draining": True}]
+    slow = OthersAskMeanwhile(replica, len(wanted))
+    changes = AdminChanges(slow, HandoffSettings(), slow.is_operator)
+    requests = [admin_pb2.MarkHostRequest(namespace="carts", host="h1", **each) for each in wanted]
+    async with asyncio.timeout(20):
+        nobody: Any = None  # who asks only matters when something is refused
+        await asyncio.gather(*(changes.mark_host(request, nobody) for request in requests))
+    assert replica.state.native["carts"].marks["h1"] == HostMark("h1", cordoned=True, draining=True, weight=7)
 
 
 async def test_a_whole_zone_is_drained_in_one_change(replica: Replica) -> None:

@@ -7,6 +7,7 @@ because there was nothing to change; and below that level all.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -96,6 +97,7 @@ class AdminChanges:
         self._defaults = defaults
         self._require_operator = require_operator
         self._answers: OrderedDict[tuple[int, str], tuple[OperatorRequest, admin_pb2.ChangeReply]] = OrderedDict()
+        self._turn = asyncio.Lock()
 
     async def create_namespace(
         self, request: admin_pb2.CreateNamespaceRequest, context: Context
@@ -174,6 +176,17 @@ class AdminChanges:
         if len(request.request_id) > REQUEST_ID_LENGTH_MAX:
             text = f"request_id has {len(request.request_id)} characters; the limit is {REQUEST_ID_LENGTH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        # One at a time: marks are read, changed and put into the log, and an answer is looked for before it is made.
+        async with self._turn:
+            return await self._change_in_turn(request, context, office, command_of)
+
+    async def _change_in_turn(
+        self,
+        request: Any,
+        context: Context,
+        office: OfficeView,
+        command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply],
+    ) -> admin_pb2.ChangeReply:
         asked = _asked(request)
         if asked is not None:
             known = self._known(office, asked.request_id)
