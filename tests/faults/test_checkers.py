@@ -100,6 +100,27 @@ def test_a_place_that_a_later_table_gives_the_actor_back_to_is_no_duplicate() ->
     assert window(*moved, *third, granted("x", 80, 5), back) is Verdict.VALID
 
 
+def in_second_places(*turns: Note) -> int:
+    """For how long after the heal, at 1000 ms: x has the slot since version 1, y since 2, z since 1."""
+    settings = {"namespaces": {"actors": {"slot_bits": 4}}}
+    notes = (granted("x", 0, 1), granted("y", 0, 2), granted("z", 0, 1), *turns)
+    found = check_duplicate_window(History((), settings=settings, notes=notes), bound_ms=10, healed_ns=1000 * MS)
+    assert (found.verdict is Verdict.INVALID) is (found.figures["longest_after_heal_ms"] > 10)
+    return found.figures["longest_after_heal_ms"]
+
+
+def test_whoever_goes_on_by_an_old_table_is_a_duplicate_until_its_last_turn() -> None:
+    def at(host: str, begun_ms: int, ended_ms: int = 0) -> Note:
+        return turn(host, begun_ms, ended_ms or begun_ms + 1, fence=0, actor="Tally/a")
+
+    moved = (at("x", 1), at("y", 20))
+    assert in_second_places(*moved, at("y", 61_000)) == 0
+    assert in_second_places(*moved, at("x", 1005), at("x", 30_000), at("x", 61_000), at("y", 61_100)) == 60_000
+    assert in_second_places(*moved, at("z", 61_000), at("y", 62_000)) == 60_000, "it had never run it before"
+    around = (at("x", 900, 5000), at("y", 1001, 1002), at("y", 4900, 4901))
+    assert in_second_places(*around) == 3901, "overlaps count to their end"
+
+
 def test_exactly_one_means_neither_two_nor_none() -> None:
     both = history(turn("x", 10, 11), turn("y", 12, 13))
     assert check_exactly_one(both, settled_ns=0, actors=["a"]).verdict is Verdict.INVALID

@@ -133,4 +133,19 @@ def test_positions_that_contradict_the_model_time_or_each_other_are_found() -> N
     assert "contradict real time" in problem(operation("write", 5, 6, 1, index=1), operation("write", 0, 1, 2, index=2))
     assert "two writes at position 1" in problem(write, operation("write", 2, 3, 2, index=1))
     open_ended = check_by_index({"k": [operation("write", 0, None, 1)]}, Register())
+    assert open_ended.verdict is Verdict.UNKNOWN, "nothing was looked at"
     assert open_ended.figures == {"keys": 0, "operations": 0, "keys_left_out": 1}
+
+
+def test_writes_of_unknown_outcome_excuse_what_they_can_have_done_and_nothing_else() -> None:
+    def verdict(*history: Operation) -> Verdict:
+        return check_by_index({"k": history}, Register()).verdict
+
+    one, unknown = operation("write", 0, 1, 1, index=1), operation("write", 2, None, 2)
+    assert verdict(one, unknown, operation("read", 3, 4, result=2, index=3)) is Verdict.VALID
+    assert verdict(one, unknown, operation("read", 3, 4, result=1, index=3)) is Verdict.VALID
+    assert verdict(one, unknown, operation("read", 1, 1, result=2, index=3)) is Verdict.INVALID, "not called before"
+    three = operation("write", 3, 4, 3, index=4)
+    assert verdict(one, unknown, three, operation("read", 5, 6, result=1, index=5)) is Verdict.INVALID, "overwritten"
+    counted = [operation("add", 0, 1, 1, 1, index=1), operation("add", 0, None, 1), operation("read", 2, 3, index=2)]
+    assert check_by_index({"k": counted}, Counter()).figures["keys_left_out"] == 1, "any sum is possible"

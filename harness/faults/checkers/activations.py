@@ -35,11 +35,25 @@ class Turn:
     ended_ns: int
     chain: str = ""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and incarnation."""
+        return (self.host, self.incarnation)
+
     def __str__(self) -> str:
         return (
             f"{self.actor} in {self.host}/{self.incarnation} under fence {self.fence}: "
             f"[{self.begun_ns / 1e6:.3f}, {self.ended_ns / 1e6:.3f}] ms"
         )
+
+
+@frozen
+class _Duplicate:
+    """At `at_ns` the second turn ran beside, or instead of, the place of the first."""
+
+    at_ns: int
+    first: Turn
+    second: Turn
 
 
 def turns_of(history: History) -> dict[str, list[Turn]]:
@@ -106,7 +120,7 @@ def check_stale_turns(history: History) -> CheckResult:
 
 def check_duplicate_window(history: History, *, bound_ms: int, healed_ns: int) -> CheckResult:
     """`DuplicateWindow`: turns of one actor in two places overlap or alternate until `bound_ms` after the heal at most.
-    A place that a later version of the table gave the actor back to is its place again.
+    The place of an actor is the one that the newest version of the table gave it, of those whose hosts ran it.
 
     Args:
         bound_ms: computed from the settings of the run (spec/README.md has the formula).
@@ -114,25 +128,24 @@ def check_duplicate_window(history: History, *, bound_ms: int, healed_ns: int) -
     """
     by_actor = turns_of(history)
     figures = _figures(by_actor) | {"actors_with_duplicates": 0, "longest_after_heal_ms": 0}
-    worst: tuple[int, Turn, Turn] | None = None
+    worst: _Duplicate | None = None
     since_of = _sinces(history)
     for turns in by_actor.values():
         last = _last_duplicate(turns, since_of)
         if last is None:
             continue
         figures["actors_with_duplicates"] += 1
-        after_ms = max(0, last[1].begun_ns - healed_ns) // 1_000_000
-        if worst is None or after_ms > worst[0]:
-            worst = (after_ms, *last)
+        if worst is None or last.at_ns > worst.at_ns:
+            worst = last
     if worst is None:
         return _nothing_found("duplicate_window", figures)
-    figures["longest_after_heal_ms"] = worst[0]
-    if worst[0] <= bound_ms:
+    after_ms = figures["longest_after_heal_ms"] = max(0, worst.at_ns - healed_ns) // 1_000_000
+    if after_ms <= bound_ms:
         return _nothing_found("duplicate_window", figures)
     lines = (
-        f"an actor runs in two places {worst[0]} ms after the heal; the bound is {bound_ms} ms",
-        f"  {worst[1]}",
-        f"  {worst[2]}",
+        f"an actor runs in two places {after_ms} ms after the heal; the bound is {bound_ms} ms",
+        f"  {worst.first}",
+        f"  {worst.second}",
     )
     return CheckResult("duplicate_window", Verdict.INVALID, lines, figures)
 
@@ -144,7 +157,7 @@ def check_exactly_one(history: History, *, settled_ns: int, actors: Iterable[str
     figures = {"actors": len(wanted)}
     for actor in wanted:
         late = [turn for turn in by_actor.get(actor, ()) if turn.begun_ns >= settled_ns]
-        places = {(turn.host, turn.incarnation): turn for turn in late}
+        places = {turn.place: turn for turn in late}
         if len(places) != 1:
             what = "nowhere" if not places else f"in {len(places)} places"
             lines = (
@@ -156,22 +169,32 @@ def check_exactly_one(history: History, *, settled_ns: int, actors: Iterable[str
     return CheckResult("exactly_one", verdict, () if wanted else ("no actors to look at",), figures)
 
 
-def _last_duplicate(turns: Sequence[Turn], since_of: Callable[[Turn], int]) -> tuple[Turn, Turn] | None:
-    """The last overlap, or the last turn in a place that another had taken over from by a version of the table that is
-    not older; None if places only ever change for good."""
-    left: dict[tuple[str, int], int] = {}
-    """Places that others took over from, and the newest version by which they did."""
-    found = None
-    for before, turn in pairwise(turns):
-        place, since = (turn.host, turn.incarnation), since_of(turn)
-        if (before.host, before.incarnation) != place:
-            left[before.host, before.incarnation] = since
-            taken_over_since = left.pop(place, None)
-            left = {other: max(since, newest) for other, newest in left.items()}
-            is_stale = taken_over_since is not None and since <= taken_over_since
-            if is_stale or turn.begun_ns < before.ended_ns:
-                found = (before, turn)
-    return found
+def _last_duplicate(turns: Sequence[Turn], since_of: Callable[[Turn], int]) -> _Duplicate | None:
+    """The last instant at which one of these turns of one actor ran in a second place."""
+    overlaps = [
+        _Duplicate(min(first.ended_ns, second.ended_ns), first, second)
+        for first, second in _overlaps({"": turns}, same_place=False)
+    ]
+    found = [*overlaps, *_strays(turns, since_of)]
+    return max(found, key=lambda each: each.at_ns, default=None)
+
+
+def _strays(turns: Sequence[Turn], since_of: Callable[[Turn], int]) -> Iterable[_Duplicate]:
+    """Turns elsewhere than the newest table says. Where tables say nothing, returns to a place that another had taken
+    over from: which of the two is the right one is not known, so they count each time."""
+    newest: Turn | None = None
+    left: set[tuple[str, int]] = set()
+    """Places from which others took over, by the version that counts now."""
+    for turn in turns:
+        if newest is None or since_of(turn) > since_of(newest):
+            newest, left = turn, set()
+        elif since_of(turn) < since_of(newest):
+            yield _Duplicate(turn.begun_ns, newest, turn)
+        elif turn.place != newest.place:
+            if turn.place in left:
+                yield _Duplicate(turn.begun_ns, newest, turn)
+            left.add(newest.place)
+            newest = turn
 
 
 def _sinces(history: History) -> Callable[[Turn], int]:
@@ -200,17 +223,13 @@ def _overlaps(by_actor: Mapping[str, Sequence[Turn]], *, same_place: bool) -> It
         for turn in turns:
             still_open = [other for other in still_open if other.ended_ns > turn.begun_ns]
             for other in still_open:
-                if ((other.host, other.incarnation) == (turn.host, turn.incarnation)) is same_place:
+                if (other.place == turn.place) is same_place:
                     yield other, turn
             still_open.append(turn)
 
 
 def _figures(by_actor: Mapping[str, Sequence[Turn]]) -> dict[str, int]:
-    moves = sum(
-        (before.host, before.incarnation) != (after.host, after.incarnation)
-        for turns in by_actor.values()
-        for before, after in pairwise(turns)
-    )
+    moves = sum(before.place != after.place for turns in by_actor.values() for before, after in pairwise(turns))
     return {"actors": len(by_actor), "turns": sum(map(len, by_actor.values())), "moves": moves}
 
 

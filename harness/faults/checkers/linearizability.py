@@ -24,6 +24,8 @@ from harness.faults.history import Operation, Outcome
 STEPS_PER_TURN = 20_000
 EXCERPT_MAX = 12
 SHOWN_MAX = 6
+STATES_MAX = 64
+"""Possible states of one key that `check_by_index` follows."""
 
 
 @define
@@ -181,50 +183,77 @@ def check_by_index(
 ) -> CheckResult:
     """Take the order that the service's log positions give, and check it against the model and real time.
 
-    Writes of unknown outcome have no position and may have happened anywhere, so a key that has one is left to
-    `check`; the figures count those keys.
+    Writes of unknown outcome have no position: each may have taken effect, once or again, anywhere after its call. A
+    key that has an answer without a position, or too many states that are possible, is left to `check`.
     """
     figures = {"keys": 0, "operations": 0, "keys_left_out": 0}
     for key, operations in by_key.items():
         known = relevant(operations, model)
-        if any(operation.outcome is not Outcome.OK or operation.index is None for operation in known):
+        placed = [operation for operation in known if operation.outcome is Outcome.OK]
+        if not placed or any(operation.index is None for operation in placed):
+            figures["keys_left_out"] += 1
+            continue
+        unknown = [operation for operation in known if operation.outcome is not Outcome.OK]
+        try:
+            problem = _problem_of_order(placed, unknown, model)
+        except _TooManyStatesError:
             figures["keys_left_out"] += 1
             continue
         figures["keys"] += 1
-        figures["operations"] += len(known)
-        problem = _problem_of_order(known, model)
+        figures["operations"] += len(placed)
         if problem is not None:
             return CheckResult(checker, Verdict.INVALID, (f"key {key}: {problem[0]}", *problem[1:]), figures)
-    if not by_key:
-        return CheckResult(checker, Verdict.UNKNOWN, ("there is no operation to order",), figures)
+    if not figures["keys"]:
+        return CheckResult(checker, Verdict.UNKNOWN, ("no key has positions that could be followed",), figures)
     return CheckResult(checker, Verdict.VALID, (), figures)
 
 
-def _problem_of_order(operations: Sequence[Operation], model: Model) -> tuple[str, ...] | None:
+class _TooManyStatesError(Exception):
+    pass
+
+
+def _problem_of_order(
+    placed: Sequence[Operation], unknown: Sequence[Operation], model: Model
+) -> tuple[str, ...] | None:
     """Writes come at their positions; a read of position i comes after the write at i, before the next one."""
 
     def place(operation: Operation) -> tuple[int, bool, int]:
         assert operation.index is not None
         return (operation.index, model.is_read(operation), operation.called_ns)
 
-    state, latest_call = model.initial, None
+    states: set[State] = {model.initial}
+    latest_call: Operation | None = None
     positions: dict[int, Operation] = {}
-    for operation in sorted(operations, key=place):
+    for operation in sorted(placed, key=place):
         assert operation.index is not None
         if not model.is_read(operation):
             if operation.index in positions:
                 return (f"two writes at position {operation.index}", *_lines(positions[operation.index], operation))
             positions[operation.index] = operation
         returned = operation.returned_ns
-        if latest_call is not None and returned is not None and returned < latest_call.called_ns:
+        assert returned is not None
+        if latest_call is not None and returned < latest_call.called_ns:
             return ("positions contradict real time", *_lines(latest_call, operation))
-        after = model.step(state, operation)
-        if after is ILLEGAL:
-            return (f"in the state {shortened(state)} this cannot happen", *_lines(operation))
-        state = after
+        before = _may_have_become(states, [each for each in unknown if each.called_ns <= returned], model)
+        states = {after for state in before if (after := model.step(state, operation)) is not ILLEGAL}
+        if not states:
+            shown = " or ".join(sorted(map(shortened, before)))
+            return (f"in the state {shown} this cannot happen", *_lines(operation))
         if latest_call is None or operation.called_ns > latest_call.called_ns:
             latest_call = operation
     return None
+
+
+def _may_have_become(states: set[State], unknown: Sequence[Operation], model: Model) -> set[State]:
+    """The states, and all that writes of unknown outcome can have made of them."""
+    found, fresh = set(states), set(states)
+    while fresh:
+        fresh = {after for state in fresh for each in unknown if (after := model.step(state, each)) is not ILLEGAL}
+        fresh -= found
+        found |= fresh
+        if len(found) > STATES_MAX:
+            raise _TooManyStatesError
+    return found
 
 
 def _lines(*operations: Operation) -> tuple[str, ...]:
