@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import grpc
 from attrs import evolve, frozen
 
 from callboard.consensus.pysyncobj_engine import journal
@@ -44,6 +45,9 @@ from callboard.host.errors import NotServedError, OutcomeUnknownError
 from callboard.host.runtime import Runtime
 from callboard.host.sqlite import SqliteStore
 from callboard.host.stores import Stored
+from callboard.protos.generated import admin_pb2
+from callboard.server.admin_changes import AdminChanges
+from callboard.server.watches import Watch
 
 REPLAYED_S = 4.0
 """Within so long a replica has applied what its journal holds."""
@@ -265,7 +269,37 @@ def watch_goes_back() -> list[Patch]:
     return [(Router, "_install", install)]
 
 
+# -- fronts ----------------------------------------------------------------------------------------------
+
+
+@bug(Where.REPLICA, "of the watches of one namespace at a replica only the newest is told of changes")
+def only_the_newest_watch_is_told() -> list[Patch]:
+    original, newest = Watch.changes, dict[int, Watch]()
+
+    def changes(self: Watch) -> list[bytes]:
+        if not self.version:
+            newest[id(self._watched)] = self
+        return original(self) if newest[id(self._watched)] is self else []
+
+    return [(Watch, "changes", changes)]
+
+
 # -- leaders ---------------------------------------------------------------------------------------------
+
+
+@bug(Where.REPLICA, "a new leader changes no marks of hosts for its first 25 s")
+def new_leaders_refuse_changes() -> list[Patch]:
+    original, asked_first = AdminChanges._change, dict[int, float]()
+
+    async def change(self: AdminChanges, request: Any, context: Any, command_of: Any) -> Any:
+        office = self._replica.office
+        if office is not None and isinstance(request, admin_pb2.MarkHostRequest):
+            since = asked_first.setdefault(office.epoch, time.monotonic())
+            if time.monotonic() < since + 25:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "nothing was changed: too early")
+        return await original(self, request, context, command_of)
+
+    return [(AdminChanges, "_change", change)]
 
 
 @bug(Where.REPLICA, "slots are granted while earlier owners have not let go")

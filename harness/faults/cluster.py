@@ -23,7 +23,7 @@ from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from harness.etcd import EtcdCluster
 from harness.faults.bugs import BUGS, Where
-from harness.faults.managed import EtcdMemberUnderTest, HostUnderTest, Managed, Replica
+from harness.faults.managed import WARN, EtcdMemberUnderTest, HostUnderTest, Managed, Replica
 from harness.faults.proxies import Link, Network
 from harness.processes import HOST, REPOSITORY, PortLease, Ports, ProcessError, ServerProcess, wait_until
 
@@ -186,7 +186,7 @@ class FaultCluster:
         ]
         if self.etcd:
             flags += ["--etcd-endpoints", ",".join(self.dialled(name, other + ETCD) for other in ports)]
-        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}"}
+        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", **WARN}
         program = self._program(Where.REPLICA, "callboard.cli.main", self.witness_path(name))
         return ServerProcess(name, ports[name], self.directory / name, flags, environment, program=program)
 

@@ -230,6 +230,20 @@ CONTROLS = (
         workloads=("members", "lookups"),
     ),
     Control(
+        "only_the_newest_watch_is_told",
+        ("convergence_actors", "convergence_register"),
+        5,
+        (FaultSpec("host_kill", 0.5, 3, "hosts", "h1"),),
+        workloads=("members", "lookups"),
+    ),
+    Control(
+        "new_leaders_refuse_changes",
+        ("availability",),
+        28,
+        (FaultSpec("kill", 0.5, 3, "replicas", "leader"),),
+        workloads=("members", "lookups"),
+    ),
+    Control(
         "watch_goes_back",
         ("tables_actors",),
         14,

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from harness.etcd import EtcdCluster
 from harness.processes import HOST, LEASH, REPOSITORY, ProcessError, ServerProcess, wait_until
 
 EXIT_DEADLINE_S = 40.0
+WARN = {"PYTHONWARNINGS": "default"}
+"""For processes: what is never closed is told in the log, which is looked at for it."""
 
 
 @frozen
@@ -36,6 +39,7 @@ class Managed:
     wanted: bool = False
     """Started, and neither killed nor told to end since."""
     generation: int = 0
+    started_ns: int = 0
     """How often it was started."""
     leaving: bool = False
     """Told to end, and not started since: it may still run for a moment."""
@@ -64,6 +68,7 @@ class Managed:
         """What every start writes down."""
         self.look()
         self.generation += 1
+        self.started_ns = time.monotonic_ns()
         self.wanted, self.leaving = True, False
 
     def condemn(self, *, leaving: bool = False) -> None:
@@ -205,7 +210,7 @@ class HostUnderTest(Managed):
     def start(self) -> None:
         """See `Managed`."""
         self._starts()
-        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8"}
+        environment = {"PYTHONPATH": f"{REPOSITORY / 'impl'}{os.pathsep}{REPOSITORY}", "LANG": "C.UTF-8", **WARN}
         arguments = [f"--{name}={value}" for name, value in self._arguments.items()]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(

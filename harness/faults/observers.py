@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from attrs import define, field
 
 from callboard.host.app import WATCH
 from callboard.protos.generated import host_pb2
+from harness.faults.checkers.convergence import ARRIVING
 from harness.faults.checkers.replicas import LEAKS
 from harness.faults.clients import CHANNEL_OPTIONS, watch_request
-from harness.faults.cluster import SIDECARS, FaultCluster
+from harness.faults.cluster import NAMESPACE, SIDECARS, FaultCluster
 from harness.faults.history import LINE_BYTES_MAX, Recorder
-from harness.faults.managed import Replica
+from harness.faults.managed import HostUnderTest, Replica
 from harness.faults.workload_host import COLUMNS
+from harness.processes import wait_until
 from harness.sidecars.checks import WireChecks
 from harness.sidecars.events import SidecarSpec
 from harness.sidecars.tables import Order
@@ -62,6 +65,9 @@ class Observers:
     cluster: FaultCluster
     recorder: Recorder
     versions: dict[str, int] = field(factory=dict)
+    """The newest that replicas told, by namespace."""
+    _installed_by: dict[tuple[str, str], int] = field(factory=dict)
+    """What watchers have, by namespace and name."""
     _tasks: list[asyncio.Task[None]] = field(factory=list)
 
     def start(self, namespaces: list[str]) -> None:
@@ -88,6 +94,29 @@ class Observers:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    async def wait_arrived(self, hosts: Iterable[HostUnderTest], deadline_s: float) -> None:
+        """Return when these hosts and all watchers have the versions that are the newest now, or at the deadline:
+        whoever checks the history then finds who has not."""
+        self.recorder.note(ARRIVING, versions=dict(self.versions))
+        wanted, waiting = dict(self.versions), list(hosts)
+
+        async def arrived() -> bool:
+            if self.behind(waiting, wanted):
+                await asyncio.sleep(POLL_S)  # traces are read as a whole
+                return False
+            return True
+
+        with suppress(TimeoutError):
+            await wait_until(arrived, deadline_s=deadline_s, what="tables that have to arrive")
+
+    def behind(self, hosts: Iterable[HostUnderTest], wanted: Mapping[str, int] | None = None) -> list[str]:
+        """Names of hosts and watchers that do not have these versions, by namespace; by default the newest ones."""
+        wanted = self.versions if wanted is None else wanted
+        late = [name for (namespace, name), version in self._installed_by.items() if version < wanted.get(namespace, 0)]
+        if NAMESPACE in wanted:
+            late += [host.name for host in hosts if _newest_table(host) < wanted[NAMESPACE]]
+        return late
 
     async def _stalls(self) -> None:
         """Write down when this process, and so most likely the machine, could not run for a while: bounds on times are
@@ -121,6 +150,7 @@ class Observers:
 
     def _installed(self, namespace: str, host: str) -> Any:
         def note(connection: int, table: host_pb2.TableDelta) -> None:
+            self._installed_by[namespace, host] = table.to_version
             self.recorder.note(
                 "table",
                 namespace=namespace,
@@ -169,6 +199,12 @@ def _vote(details: dict[str, str]) -> dict[str, Any]:
         "vote_term": int(details["vote_term"]),
         "voted_for": details["voted_for"],
     }
+
+
+def _newest_table(host: HostUnderTest) -> int:
+    """Version of the last table that the present process installed, by its trace; 0 if none."""
+    lines = (line for line in trace_lines(host.trace_path) if line["kind"] == "table")
+    return max((int(line["version"]) for line in lines if line["at_ns"] >= host.started_ns), default=0)
 
 
 class RecordingChecks(WireChecks):
@@ -228,7 +264,7 @@ def collect(cluster: FaultCluster, recorder: Recorder) -> None:
     logs = {name: replica.process.log_path for name, replica in cluster.replicas.items()}
     logs |= {name: host.log_path for name, host in cluster.hosts.items() if host.log_path.exists()}
     for name, path in logs.items():
-        for bad in _bad_lines(path):
+        for bad in bad_lines(path):
             recorder.note("log", process=name, line=bad)
 
 
@@ -264,6 +300,8 @@ def _collect_store(store: Path, recorder: Recorder) -> None:
                 recorder.note("effect", at_ns=at_ns, actor=actor, token=token, host=host, fence=fence)
 
 
-def _bad_lines(path: Path) -> list[str]:
+def bad_lines(path: Path) -> list[str]:
+    """Errors, and what speaks of a bug first: no number of ordinary errors may hide it."""
     found = [line for line in path.read_text(errors="replace").splitlines() if BAD_LINE.search(line)]
+    found.sort(key=lambda line: not LEAKS.search(line))
     return [line[:500] for line in found[:LOG_LINES_MAX]]

@@ -22,6 +22,7 @@ from attrs import Factory, asdict, define, evolve, frozen
 
 from callboard.core.slot_membership import NATIVE_LEVEL
 from callboard.core.versions import Policy
+from harness.faults.bounds import PROCESS_START_MS, convergence_ms
 from harness.faults.checkers.convergence import convergence_figures
 from harness.faults.checkers.verdict import Verdict
 from harness.faults.cluster import (
@@ -38,6 +39,7 @@ from harness.faults.disk_faults import WATCHED
 from harness.faults.figures import figures_of
 from harness.faults.gates import FaultReport, gates_of
 from harness.faults.history import History, Phase, Recorder, read_history
+from harness.faults.managed import HostUnderTest
 from harness.faults.nemeses import KINDS, FaultSpec, Nemesis, World, spec_of
 from harness.faults.observers import Observers, collect
 from harness.faults.pages.run import PAGE, run_page
@@ -154,7 +156,7 @@ async def run(settings: RunSettings, schedule: Schedule, say: Say) -> RunReport:
     path = settings.directory / HISTORY
     begun = time.monotonic()
     with Recorder(path) as recorder:
-        _write_settings(recorder, settings, schedule)
+        recorder.settings(**history_settings(settings, schedule))
         try:
             await _Run(settings, schedule, recorder, report, say).go()
         except asyncio.CancelledError:
@@ -242,7 +244,8 @@ def _result_as_json(result: Any) -> dict[str, Any]:
     }
 
 
-def _write_settings(recorder: Recorder, settings: RunSettings, schedule: Schedule) -> None:
+def history_settings(settings: RunSettings, schedule: Schedule) -> dict[str, Any]:
+    """What a history says of its run: all that bounds are computed from, and what makes the run again."""
     cluster = settings.cluster
     barrier = {
         "policy": Policy.BARRIER.value,
@@ -250,24 +253,25 @@ def _write_settings(recorder: Recorder, settings: RunSettings, schedule: Schedul
         "coalesce_ms": 0,
         "member_grace_ms": cluster.member_grace_ms,
     }
-    recorder.settings(
-        format=1,
-        seed=schedule.seed,
-        engine=cluster.engine,
-        policy=cluster.policy.value,
-        replicas=cluster.replicas,
-        hosts=cluster.hosts,
-        duration_s=schedule.duration_s,
-        workloads=list(settings.workloads),
-        schedule=[fault.as_json() for fault in schedule.faults],
-        commit=commit(),
-        election_ms=ELECTION_MS,
-        namespaces={
+    return {
+        "format": 1,
+        "seed": schedule.seed,
+        "engine": cluster.engine,
+        "policy": cluster.policy.value,
+        "replicas": cluster.replicas,
+        "hosts": cluster.hosts,
+        "clients": cluster.clients,
+        "duration_s": schedule.duration_s,
+        "workloads": list(settings.workloads),
+        "schedule": [fault.as_json() for fault in schedule.faults],
+        "commit": commit(),
+        "election_ms": ELECTION_MS,
+        "namespaces": {
             NAMESPACE: {"policy": cluster.policy.value, "slot_bits": cluster.slot_bits, **asdict(cluster.times)},
             REGISTER: {"policy": Policy.EVENTUAL.value, "slot_bits": 4, **asdict(REGISTER_TIMES)},
             SIDECARS: barrier,
         },
-    )
+    }
 
 
 def commit() -> str:
@@ -334,6 +338,13 @@ class _Run:
         await self._run_for(self.settings.after_s, workloads)
         self.say("reading everything once more")
         await workloads.stop()
+        if observers.versions:
+            self.say("waiting for tables that have to arrive")
+            kept = history_settings(self.settings, self.schedule)
+            bound_ms = max(convergence_ms(kept, name) for name in (NAMESPACE, REGISTER)) + PROCESS_START_MS
+            await observers.wait_arrived(self._hosts(cluster, workloads), bound_ms / 1000 + 1)
+        await observers.stop()
+        await self._end_in_order(cluster)
         self.report.figures["versions"] = dict(observers.versions)
 
     async def _create_namespaces(self, cluster: FaultCluster) -> None:
@@ -393,9 +404,20 @@ class _Run:
         actors = workloads.by_name.get("actors")
         self.recorder.note(
             "settled",
-            hosts=[host.name for host in cluster.first_hosts()] if actors else [],
+            hosts=[host.name for host in self._hosts(cluster, workloads)],
             actors=actors.actors() if actors else [],
         )
+
+    @staticmethod
+    async def _end_in_order(cluster: FaultCluster) -> None:
+        """By SIGTERM, hosts before replicas: whoever has tasks or connections left then says so in its log."""
+        for processes in (cluster.hosts.values(), cluster.replicas.values()):
+            await asyncio.gather(*(process.terminate() for process in processes if process.alive))
+
+    @staticmethod
+    def _hosts(cluster: FaultCluster, workloads: Workloads) -> list[HostUnderTest]:
+        """Those that have to have every table in the end."""
+        return cluster.first_hosts() if "actors" in workloads.by_name else []
 
     # -- faults ------------------------------------------------------------------------------------------
 

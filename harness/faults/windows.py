@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from attrs import frozen
 
@@ -19,8 +20,11 @@ ONE_BY_NAME = frozenset(
 )
 """Faults that touch just the replicas that their target names."""
 BESIDE_REPLICAS = re.compile(r"host_|client_|storm$")
-"""Faults that touch no replica."""
+"""Faults that touch no replica. What slows replicas down, and partitions in which majorities overlap or are heard one
+way only, touch everybody: Raft's elections may disturb each other there for as long as it lasts."""
+ONE_AT_A_TIME = frozenset({"one replica at a time"})
 REPLICA = re.compile(r"replica-\d+")
+CLIENT = re.compile(r"\bc\d+\b")
 
 
 @frozen
@@ -51,12 +55,21 @@ def quiet_windows(history: History) -> list[Window]:
     return found
 
 
-def touched(fault: Fault) -> set[str]:
-    """Replicas that a fault stops or cuts off; EVERYBODY if that cannot be told by its target."""
+def touched(fault: Fault, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Which replicas a fault stops or cuts off; EVERYBODY if that cannot be told by its target."""
     if BESIDE_REPLICAS.match(fault.kind):
-        return set()
-    named = set(REPLICA.findall(fault.target))
-    return named if fault.kind in ONE_BY_NAME else {EVERYBODY}
+        return frozenset()
+    if fault.kind == "rolling_restart":
+        return ONE_AT_A_TIME
+    named = frozenset(REPLICA.findall(fault.target))
+    if fault.kind == "partition_halves":
+        replicas = int(settings["replicas"])
+        others = frozenset(f"replica-{number}" for number in range(1, replicas + 1)) - named
+        clients = len(CLIENT.findall(fault.target))
+        if len(named) > replicas // 2 and clients:
+            return others
+        return named if len(others) > replicas // 2 and clients < int(settings["clients"]) else frozenset({EVERYBODY})
+    return named if fault.kind in ONE_BY_NAME else frozenset({EVERYBODY})
 
 
 def with_quorum(history: History) -> list[Window]:
@@ -65,25 +78,25 @@ def with_quorum(history: History) -> list[Window]:
     first_ns, end_ns = load_span(history)
     events: list[tuple[int, bool, Fault]] = []
     for fault in history.faults:
-        if touched(fault):
+        if touched(fault, history.settings):
             events += [(fault.begun_ns, True, fault), (fault.ended_ns or end_ns, False, fault)]
     events.sort(key=lambda event: event[:2])
     found, active, since_ns = [], dict[int, Fault](), first_ns
     for at_ns, begins, fault in events:
-        if _quorum(active.values(), history.settings["replicas"]) and at_ns > since_ns:
+        if _quorum(active.values(), history.settings) and at_ns > since_ns:
             found.append(Window(since_ns, min(at_ns, end_ns)))
         since_ns = at_ns
         if begins:
             active[fault.number] = fault
         else:
             active.pop(fault.number, None)
-    if _quorum(active.values(), history.settings["replicas"]) and end_ns > since_ns:
+    if _quorum(active.values(), history.settings) and end_ns > since_ns:
         found.append(Window(since_ns, end_ns, last=True))
     return found
 
 
-def _quorum(active: Iterable[Fault], replicas: int) -> bool:
-    gone = {name for fault in active for name in touched(fault)}
+def _quorum(active: Iterable[Fault], settings: Mapping[str, Any]) -> bool:
+    gone, replicas = {name for fault in active for name in touched(fault, settings)}, int(settings["replicas"])
     return EVERYBODY not in gone and replicas - len(gone) > replicas // 2
 
 

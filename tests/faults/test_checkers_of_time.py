@@ -22,6 +22,7 @@ NATIVE = {"policy": "exclusive", "tick_ms": 200, "failure_timeout_ms": 3000, "dr
 BARRIER = {"policy": "barrier", "disseminate_timeout_ms": 3000, "coalesce_ms": 0, "member_grace_ms": 6000}
 SETTINGS = {
     "replicas": 3,
+    "clients": 2,
     "election_ms": 3000,
     "workloads": ["actors", "members"],
     "policy": "exclusive",
@@ -76,9 +77,17 @@ def test_quiet_is_what_lies_between_faults_and_after_the_heal() -> None:
 
 
 def test_a_fault_touches_the_replicas_that_it_names_or_all() -> None:
-    assert touched(fault(0, 1, target="replica-1,replica-3")) == {"replica-1", "replica-3"}
-    assert touched(fault(0, 1, kind="host_pause", target="h1")) == set()
-    assert touched(fault(0, 1, kind="partition_ring", target="replica-1->replica-2")) == {"everybody"}
+    def by(kind: str, target: str) -> set[str]:
+        return set(touched(fault(0, 1, kind=kind, target=target), SETTINGS))
+
+    assert by("kill", "replica-1,replica-3") == {"replica-1", "replica-3"}
+    assert by("host_pause", "h1") == set()
+    assert by("partition_ring", "replica-1->replica-2") == {"everybody"}
+    assert len(by("rolling_restart", "replica-1,replica-2,replica-3")) == 1, "one at a time"
+    assert by("partition_halves", "c1+h1+replica-1+replica-2") == {"replica-3"}
+    assert by("partition_halves", "c1+h1+h2+replica-3") == {"replica-3"}
+    assert by("partition_halves", "h1+h2+replica-1+replica-2") == {"everybody"}, "no client reaches a majority"
+    assert by("partition_halves", "c1+c2+replica-3+sidecars") == {"everybody"}
 
 
 def test_a_quorum_is_there_while_a_minority_is_touched() -> None:
@@ -96,7 +105,7 @@ def test_versions_that_arrive_in_time() -> None:
     skipped = (table("h1", 21 * S, 2), table("h1", 26 * S, 3), table("h2", 25 * S, 3))
     result = check_arrivals(history(*HEALED, *notes, *skipped), "actors")
     assert result.verdict is Verdict.VALID
-    assert result.figures == {"arrivals": 3, "in_place": 3, "heals": 1, "slowest_ms": 5000}, (
+    assert result.figures == {"arrivals": 3, "in_place": 3, "heals": 1, "slowest_ms": 5000, "left_out": 0}, (
         "who has version 3 has 2 as well"
     )
     figures = convergence_figures(history(*HEALED, *notes, table("h1", 21 * S, 2), table("h2", 25 * S, 2)), ["actors"])
@@ -132,8 +141,16 @@ def test_what_a_fault_interrupts_is_not_held_against_anybody() -> None:
     faults = (fault(2 * S, 4 * S), fault(7 * S, 8 * S, number=2))
     run = history(*HEALED, committed(5 * S, 1), table("h1", 5 * S, 1), table("h2", 9 * S, 1), faults=faults)
     assert check_arrivals(run, "actors").verdict is Verdict.VALID
+    assert check_arrivals(run, "actors").figures["left_out"] == 1
     interrupted = [one for one in arrivals(run, "actors") if one.receiver == "h2" and not one.window.last]
     assert [one.arrived_ns for one in interrupted] == [None]
+
+
+def test_a_run_that_ends_before_the_bound_proves_nothing() -> None:
+    notes = (committed(3 * S, 1), *(table(host, 3 * S, 1) for host in ("h1", "h2")), committed(50 * S, 2))
+    result = check_arrivals(history(*HEALED, *notes, table("h1", 51 * S, 2)), "actors")
+    assert result.verdict is Verdict.UNKNOWN
+    assert result.explanation == ("the run ended before h2 had version 2 and before the bound was over",)
 
 
 def test_nothing_to_look_at_is_unknown() -> None:

@@ -2,7 +2,8 @@
 within a bound from its commit or from the heal; whoever gets a newer version has the older one too.
 
 Judged is what happens while no fault is active. A version that is followed by a fault before its bound is over counts
-if it arrived, and is left out if it did not.
+if it arrived, and is left out if it did not. After the last heal nothing is left out: a run waits for what has to
+arrive until the bound is over, and if it did not, the verdict is unknown.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from harness.faults.history import History
 from harness.faults.windows import Window, quiet_windows
 
 MS = 1_000_000
+ARRIVING = "arriving"
+"""Note of the moment from which the run only waited for what had to arrive: what is changed later does not have to."""
 
 
 @frozen
@@ -71,7 +74,8 @@ def receivers(history: History, namespace: str) -> list[str]:
 def arrivals(history: History, namespace: str) -> list[Arrival]:
     """What has to arrive while no fault is active: the newest version at the heal, and each one committed after it."""
     bound_ms = convergence_ms(history.settings, namespace)
-    versions = _first_seen(history, namespace)
+    last_ns = max((note.at_ns for note in history.notes_of(ARRIVING)), default=None)
+    versions = [each for each in _first_seen(history, namespace) if last_ns is None or each[1] <= last_ns]
     started = _started(history)
     found = []
     for receiver in receivers(history, namespace):
@@ -128,12 +132,19 @@ def check_arrivals(history: History, namespace: str) -> CheckResult:
         "in_place": sum(arrival.in_place for arrival in found),
         "heals": len(quiet_windows(history)),
         "slowest_ms": max(delays, default=0),
+        "left_out": sum(arrival.arrived_ns is None and not arrival.window.last for arrival in found),
     }
     checker = f"convergence_{namespace}"
     for arrival in found:
         end_ns = arrival.arrived_ns or arrival.window.ended_ns
         if arrival.late(stalled_ms(history, arrival.since_ns, end_ns)):
             return CheckResult(checker, Verdict.INVALID, _explanation(arrival), figures)
+    for arrival in found:
+        if arrival.arrived_ns is None and arrival.window.last:
+            text = (
+                f"the run ended before {arrival.receiver} had version {arrival.version} and before the bound was over"
+            )
+            return CheckResult(checker, Verdict.UNKNOWN, (text,), figures)
     verdict = Verdict.VALID if any(arrival.arrived_ns is not None for arrival in found) else Verdict.UNKNOWN
     lines = () if verdict is Verdict.VALID else ("nothing had to arrive anywhere",)
     return CheckResult(checker, verdict, lines, figures)
