@@ -10,11 +10,13 @@ import os
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from attrs import asdict, define
 
@@ -33,6 +35,7 @@ from callboard.host import (
     StoreError,
     method,
 )
+from callboard.host.activation import Context
 from callboard.host.clock import now_ms
 from harness.faults.clock import FALSIFIED, real_ns
 
@@ -225,6 +228,17 @@ class Traced(Actor):
         `hold_ms`: how long it takes. `block_ms`: how long it computes and lets nobody else in the process run.
         """
         begun_ns, incarnation = real_ns(), self.host.session.machine.incarnation
+        trace = partial(self._trace, name, token, begun_ns, incarnation)
+        try:
+            value = await self._carry_out(token, change, hold_ms, block_ms, trace)
+        except asyncio.CancelledError:
+            trace(cancelled=True)
+            raise
+        trace()
+        return value
+
+    async def _carry_out(self, token: str, change: Any, hold_ms: int, block_ms: int, trace: Callable[[], None]) -> Any:
+        incarnation = self.host.session.machine.incarnation
         await asyncio.sleep(hold_ms / 1000)
         state, self.state = self.state or await self._load(), None
         if change is not None:
@@ -235,18 +249,19 @@ class Traced(Actor):
                 await self.context.save(state.encoded())
             except StaleFenceError:
                 # Its host believes to have the right, and another one had a newer: that is worth writing down.
-                self._trace(name, token, begun_ns, incarnation)
+                trace()
                 raise
         self.state = state
-        self._trace(name, token, begun_ns, incarnation)
         return state.value
 
-    def _trace(self, name: str, token: str, begun_ns: int, incarnation: int) -> None:
-        """Write the turn down. Asked after the time was taken: a turn that was frozen before this line ends outside its
-        right, and shows it (a lease that ran out ends every right of its incarnation for good)."""
+    def _trace(self, name: str, token: str, begun_ns: int, incarnation: int, *, cancelled: bool = False) -> None:
+        """Write the turn down, if its right was in force until now. Asked after the time was taken: a turn that was
+        frozen before this line ends outside its right, and shows it (a lease that ran out ends every right of its
+        incarnation for good). A turn is cancelled before its right ends, or because it has ended: the gate knows."""
         ended_ns = real_ns()
         left_ms = self.context.lease_remaining_ms()
-        if (left_ms is None or left_ms > 0) and self.host.session.machine.incarnation == incarnation:
+        in_force = (left_ms is None or left_ms > 0) and self.host.session.machine.incarnation == incarnation
+        if in_force and (not cancelled or self._gate_is_open()):
             self.host.trace.write(
                 "turn",
                 actor=f"{self.context.actor_type}/{self.context.actor_id}",
@@ -259,6 +274,10 @@ class Traced(Actor):
                 method=name,
                 token=token,
             )
+
+    def _gate_is_open(self) -> bool:
+        right = cast("Context", self.context)._activation.right  # noqa: SLF001 - what no application needs to know
+        return self.host.session.machine.gate_open(right, now_ms())
 
 
 class Tally(Traced):
