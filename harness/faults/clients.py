@@ -9,12 +9,14 @@ from typing import Any
 import grpc.aio
 from attrs import Factory, asdict, define, field, frozen
 
+from callboard.core.handoff_messages import NO_INCARNATION
+from callboard.core.native_host_records import HostEffect, SendHello
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord
 from callboard.core.table_delta import TableDelta, TableView
 from callboard.core.versions import Policy
 from callboard.host import ActorFailedError, CallError, CallSettings, Router
 from callboard.host.client import NEVER_CONNECTED
-from callboard.host.session import Session
+from callboard.host.session import Reconnecting, Session
 from callboard.protos import convert
 from callboard.protos.generated import admin_pb2, host_pb2
 from harness.faults.cluster import NAMESPACE, REGISTER, FaultCluster
@@ -25,6 +27,8 @@ from harness.processes import ADMIN
 LOOKUP = "/callboard.host.v1.Placement/Lookup"
 CALL_TIMEOUT_MS = 4000
 REQUEST_TIMEOUT_S = 4.0
+SILENCE_MS = 3000
+"""A stand-in tries another replica after that, so that it is soon a member again."""
 NOT_DONE = ("only the leader can change this", "nothing was changed")
 """What a replica says that surely did not do what it was asked."""
 REFUSED_BY_STORE = frozenset({"StaleFenceError", "VersionConflictError", "StoreUnavailableError"})
@@ -208,25 +212,44 @@ class OperatorClient:
         request = admin_pb2.MarkHostRequest(namespace=REGISTER, host=name, weight=weight)
 
         async def call(_token: str) -> Answer:
-            last = ""
-            for step in range(len(self.replicas)):
-                number = (self._first + step) % len(self.replicas)
-                try:
-                    answered = await self._ask(self.replicas[number], ADMIN + "MarkHost", request)
-                except grpc.aio.AioRpcError as error:
-                    last = _text(error)
-                    if not surely_not_done(error):
-                        raise
-                    continue
-                self._first = number
-                return Answer(None, admin_pb2.ChangeReply.FromString(answered).applied_index or None)
-            raise DidNotHappenError(last)
+            reply = await self._change("MarkHost", request)
+            return Answer(None, reply.applied_index or None)
 
         outcome, _ = await caller.do("upsert", f"member/{name}", weight, call)
         return outcome
 
+    async def remove(self, caller: Caller, name: str) -> Outcome:
+        """Operation `remove`, at each replica as well."""
+        request = admin_pb2.RemoveHostRequest(namespace=REGISTER, host=name)
+
+        async def call(_token: str) -> Answer:
+            reply = await self._change("RemoveHost", request)
+            if not reply.changed:  # what the replica says of its own state, without asking the others
+                raise DidNotHappenError(reply.text or "it was no member")
+            return Answer(None, reply.applied_index or None)
+
+        outcome, _ = await caller.do("remove", f"member/{name}", None, call)
+        return outcome
+
+    async def _change(self, method: str, request: Any) -> admin_pb2.ChangeReply:
+        """Ask one replica after the other, until one does it or may have done it. Raises DidNotHappenError, and
+        AioRpcError if nobody knows."""
+        last = ""
+        for step in range(len(self.replicas)):
+            number = (self._first + step) % len(self.replicas)
+            try:
+                answered = await self._ask(self.replicas[number], ADMIN + method, request)
+            except grpc.aio.AioRpcError as error:
+                last = _text(error)
+                if not surely_not_done(error):
+                    raise
+                continue
+            self._first = number
+            return admin_pb2.ChangeReply.FromString(answered)
+        raise DidNotHappenError(last)
+
     async def read(self, caller: Caller, name: str, replica: str) -> Outcome:
-        """Operation `read` of a member."""
+        """Operation `read` of a member: its weight, or None if it is no member."""
         request = admin_pb2.ListMembersRequest(namespace=REGISTER, linearizable=True)
 
         async def call(_token: str) -> Answer:
@@ -235,9 +258,7 @@ class OperatorClient:
             except grpc.aio.AioRpcError as error:
                 raise DidNotHappenError(_text(error)) from None
             found = [member.weight for member in reply.members if member.name == name]
-            if not found:
-                raise DidNotHappenError(f"{name} is no member")
-            return Answer(found[0], reply.applied_index)
+            return Answer(found[0] if found else None, reply.applied_index)
 
         outcome, _ = await caller.do("read", f"member/{name}", None, call)
         return outcome
@@ -323,14 +344,46 @@ class NoSlots:
         """See `Slots`."""
 
 
-async def stand_in(name: str, cluster: list[str]) -> Session:
-    """A member of the namespace of the registers, once it is one."""
-    slots = NoSlots()
-    record = NativeHostRecord(name, f"{name}:7301", ("Nothing",), process="-")
-    session = Session(cluster=cluster, namespace=REGISTER, policy=Policy.EVENTUAL, record=record, slots=slots)
-    slots.session = session
-    await session.start()
-    return session
+class StandIn(Session):
+    """A host in the namespace of the registers, without actors. `asked`: how often it asked to become a member."""
+
+    def __init__(self, name: str, cluster: list[str]) -> None:
+        slots = NoSlots()
+        record = NativeHostRecord(name, f"{name}:7301", ("Nothing",), process="-")
+        super().__init__(
+            cluster=cluster,
+            namespace=REGISTER,
+            policy=Policy.EVENTUAL,
+            record=record,
+            slots=slots,
+            reconnecting=Reconnecting(silence_ms=SILENCE_MS),
+        )
+        slots.session = self
+        self.key = f"member/{name}"
+        self.asked = 0
+
+    def _carry_out(self, effect: HostEffect) -> None:
+        if isinstance(effect, SendHello) and effect.hello.incarnation == NO_INCARNATION:
+            self.asked += 1
+        super()._carry_out(effect)
+
+    async def join(self, caller: Caller) -> Outcome:
+        """Operation `join`, which ends once it is a member."""
+
+        async def call(_token: str) -> Answer:
+            await self.start()
+            return Answer(None)
+
+        return (await caller.do("join", self.key, None, call))[0]
+
+    async def may_join_late(self, caller: Caller) -> Outcome:
+        """Operation `join` of unknown outcome: that of a request that was repeated before it was answered. It may still
+        be under way, and makes the host a member whenever it arrives."""
+
+        async def call(_token: str) -> Answer:
+            raise TimeoutError("asked again before there was an answer")
+
+        return (await caller.do("join", self.key, None, call))[0]
 
 
 def watch_request(namespace: str) -> host_pb2.WatchRequest:

@@ -40,7 +40,7 @@ TIMES = HandoffSettings(
     lease_ms=2500, drain_ms=500, margin_ms=200, tick_ms=200, rate_error_ppm=10_000, failure_timeout_ms=3000
 )
 REGISTER_TIMES = evolve(TIMES, failure_timeout_ms=600_000)
-"""A weight can be read of a member only, so nobody is removed there."""
+"""Nobody is removed there for being silent: only operators remove, and the history has when they do."""
 
 
 @frozen

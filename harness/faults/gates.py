@@ -14,7 +14,7 @@ from harness.faults.nemeses import FaultSpec
 MOVING = ("host_kill", "host_drain", "host_restart", "host_kill_while_leaving", "storm", "host_crash_loop")
 FUNCTIONS = {
     "actors": (("add", "counter/"), ("append", "list/"), ("read", "counter/"), ("read", "list/")),
-    "members": (("upsert", "member/"), ("read", "member/")),
+    "members": tuple((function, "member/") for function in ("upsert", "remove", "join", "read")),
     "lookups": (("lookup", "lookup/"),),
     "sidecars": (),
 }

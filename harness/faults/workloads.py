@@ -10,8 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 from attrs import Factory, define, field, frozen
 
-from callboard.host.session import Session
-from harness.faults.clients import ActorClient, Caller, Channels, OperatorClient, stand_in
+from harness.faults.clients import ActorClient, Caller, Channels, OperatorClient, StandIn
 from harness.faults.cluster import SIDECARS, FaultCluster
 from harness.faults.history import Outcome, Recorder
 from harness.faults.observers import RecordingChecks
@@ -24,7 +23,11 @@ UNKNOWN_PER_KEY = 4
 """Each may have happened at any later time: many of them make the search of an order expensive."""
 COUNTERS = 6
 LISTS = 6
-MEMBERS = 3
+MEMBERS = 4
+ALWAYS_MEMBERS = 2
+"""Nobody says at which log position a host became a member: only the changes of those that stay have all one."""
+AWAY_S = (0.3, 0.8)
+STAYS_S = (0.5, 1.5)
 LOOKED_UP = 6
 CALLERS_PER_KEY = 2
 SIDECARS_AT_FIRST = 5
@@ -217,14 +220,17 @@ def actor_name(key: str) -> str:
 
 @define(eq=False)
 class Members(Base):
-    """Registers: the weights of members of a namespace, changed and read through every replica."""
+    """Registers: members of a namespace and their weights, changed and read through every replica. Some are removed and
+    join again all the time."""
 
     operators: list[OperatorClient] = Factory(list)
     _channels: list[Channels] = Factory(list)
-    _sessions: list[Session] = Factory(list)
+    _stand_ins: dict[str, StandIn] = Factory(dict)
     _current: dict[int, Key] = Factory(dict)
     _renewing: dict[int, asyncio.Lock] = Factory(dict)
     _numbers: itertools.count[int] = Factory(lambda: itertools.count(1))
+    _came_back: dict[int, int] = Factory(dict)
+    """How often the member of each place was surely removed, and is back."""
 
     async def start(self) -> None:
         """See `Workload`."""
@@ -235,19 +241,35 @@ class Members(Base):
             for number in range(CALLERS_PER_KEY):
                 operator = self.operators[number % len(self.operators)]
                 self._begin(self._work(operator, Caller(self.recorder), place))
+            if place >= ALWAYS_MEMBERS:
+                self._came_back[place] = 0
+                self._begin(self._come_and_go(place))
 
     async def _key(self, place: int) -> Key:
         async with self._renewing[place]:
             key = self._current.get(place)
             if key is None or key.spent:
                 key = Key(f"r{next(self._numbers)}")
-                source = self.cluster.clients()[place % self.cluster.settings.clients]
-                self._sessions.append(await stand_in(key.name, self.cluster.addresses(source)))
                 caller = Caller(self.recorder)
+                stand_in = self._stand_in(key, place)
+                await stand_in.start()
+                await self._note_repeated(caller, key, stand_in)
                 while await self.operators[0].upsert(caller, key.name, 100) is not Outcome.OK and not self._stopping:
                     await self._pause(0.2, 0.4)
                 self._current[place] = key
             return key
+
+    def _stand_in(self, key: Key, place: int) -> StandIn:
+        source = self.cluster.clients()[place % self.cluster.settings.clients]
+        stand_in = StandIn(key.name, self.cluster.addresses(source))
+        self._stand_ins[key.name] = stand_in
+        return stand_in
+
+    @staticmethod
+    async def _note_repeated(caller: Caller, key: Key, stand_in: StandIn) -> None:
+        # Of many nobody could tell when the last one arrives: the key is spent then, and not removed any more.
+        for _ in range(min(stand_in.asked - 1, UNKNOWN_PER_KEY)):
+            key.note(await stand_in.may_join_late(caller))
 
     async def _work(self, operator: OperatorClient, caller: Caller, place: int) -> None:
         while not self._stopping:
@@ -260,9 +282,36 @@ class Members(Base):
             key.note(outcome)
             await self._pause(0.3, 0.9)
 
+    async def _come_and_go(self, place: int) -> None:
+        operator, caller = self.operators[place % len(self.operators)], Caller(self.recorder)
+        while not self._stopping:
+            key = await self._key(place)
+            if key.spent:  # already: see _note_repeated
+                continue
+            removed = await self._remove(operator, caller, key)
+            await self._pause(*AWAY_S)
+            stand_in = self._stand_in(key, place)
+            key.note(await stand_in.join(caller))
+            await self._note_repeated(caller, key, stand_in)
+            self._came_back[place] += removed is Outcome.OK
+            await self._pause(*STAYS_S)
+
+    async def _remove(self, operator: OperatorClient, caller: Caller, key: Key) -> Outcome:
+        """Remove a member, however often it has to be asked for. Its stand-in is stopped first: it would come back."""
+        await self._stand_ins[key.name].stop()
+        while True:
+            outcome = await operator.remove(caller, key.name)
+            key.note(outcome)
+            if outcome is not Outcome.FAIL or self._stopping:
+                return outcome
+            await self._pause(0.2, 0.4)
+
     async def settle(self) -> None:
         """See `Workload`."""
-        caller = Caller(self.recorder)
+        caller, before = Caller(self.recorder), dict(self._came_back)
+
+        async def came_back() -> bool:
+            return all(self._came_back[place] > count for place, count in before.items())
 
         async def works() -> bool:
             outcomes = [
@@ -272,6 +321,7 @@ class Members(Base):
             ]
             return all(outcome is Outcome.OK for outcome in outcomes)
 
+        await wait_until(came_back, deadline_s=SETTLE_DEADLINE_S, what="members that are removed and come back")
         await wait_until(works, deadline_s=SETTLE_DEADLINE_S, what="linearizable reads at every replica")
 
     async def abandon(self) -> None:
@@ -285,7 +335,7 @@ class Members(Base):
         await self._close()
 
     async def _close(self) -> None:
-        await asyncio.gather(*(session.stop() for session in self._sessions))
+        await asyncio.gather(*(stand_in.stop() for stand_in in self._stand_ins.values()))
         for channels in self._channels:
             await channels.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,12 +103,53 @@ def test_other_models() -> None:
     assert Search(counted, Counter()).run(1000) is Verdict.VALID
     twice = [*counted, operation("add", 4, 5, 1, 7)]
     assert Search(twice, Counter()).run(1000) is Verdict.INVALID
-    member = [
-        operation("upsert", 0, 1, {"port": 1}),
-        operation("remove", 2, 3),
-        operation("read", 4, 5, result={"port": 1}),
-    ]
-    assert Search(member, MemberRegister()).run(1000) is Verdict.INVALID
+
+
+def verdict_of_member(*history: Operation) -> Verdict:
+    verdict = check({"k": history}, MemberRegister(), time_limit_s=LIMIT_S).verdict
+    brute_force = linearizable_by_brute_force(history, MemberRegister())
+    assert verdict is (Verdict.VALID if brute_force else Verdict.INVALID)
+    return verdict
+
+
+def test_a_member_that_is_removed_joins_again_with_its_weight() -> None:
+    removed = [operation("upsert", 0, 1, 7), operation("remove", 2, 3), operation("read", 4, 5, result=None)]
+    weighed = [*removed, operation("upsert", 6, 7, 9), operation("read", 8, 9, result=None)]
+    back = [*weighed, operation("join", 10, 11), operation("read", 12, 13, result=9)]
+    assert verdict_of_member(*back) is Verdict.VALID
+
+
+def test_members_that_vanish_or_come_back_by_themselves_are_found() -> None:
+    upsert, remove = operation("upsert", 0, 1, 7), operation("remove", 2, 3)
+    vanished = [upsert, operation("read", 4, 5, result=None)]
+    assert verdict_of_member(*vanished) is Verdict.INVALID
+    assert check_by_index({"k": _at_positions(vanished)}, MemberRegister()).verdict is Verdict.INVALID
+    still_there = [upsert, remove, operation("read", 4, 5, result=7)]
+    assert verdict_of_member(*still_there) is Verdict.INVALID
+    assert check_by_index({"k": _at_positions(still_there)}, MemberRegister()).verdict is Verdict.INVALID
+    gone_first = [upsert, remove, operation("read", 4, 5, result=None)]
+    came_back = [*gone_first, operation("read", 6, 7, result=7)]
+    assert verdict_of_member(*came_back) is Verdict.INVALID
+    did_not_come_back = [*gone_first, operation("join", 6, 7), operation("read", 8, 9, result=None)]
+    assert verdict_of_member(*did_not_come_back) is Verdict.INVALID
+    lost_weight = [*gone_first, operation("join", 6, 7), operation("read", 8, 9, result=100)]
+    assert verdict_of_member(*lost_weight) is Verdict.INVALID
+
+
+def _at_positions(history: list[Operation]) -> list[Operation]:
+    return [evolve(entry, index=position) for position, entry in enumerate(history, start=1)]
+
+
+def test_removals_and_joins_of_unknown_outcome_happen_late_or_never() -> None:
+    upsert = operation("upsert", 0, 1, 7)
+    lost = operation("remove", 2, None)
+    assert verdict_of_member(upsert, lost, operation("read", 4, 5, result=7)) is Verdict.VALID
+    assert verdict_of_member(upsert, lost, operation("read", 4, 5, result=None)) is Verdict.VALID
+    late = operation("join", 2, None)
+    seen = [operation("remove", 3, 4), operation("read", 5, 6, result=None), operation("read", 7, 8, result=7)]
+    assert verdict_of_member(upsert, late, *seen) is Verdict.VALID
+    twice = [operation("remove", 9, 10), operation("read", 11, 12, result=7)]
+    assert verdict_of_member(upsert, late, *seen, *twice) is Verdict.INVALID
 
 
 @given(st.integers(0, 10_000))

@@ -7,14 +7,27 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
 
-from callboard.core.native_host_records import Stopped
+from callboard.core.handoff_messages import Tick
+from callboard.core.native_host import HELLO_REPEAT_MS
+from callboard.core.native_host_records import Connected, Disconnected, Stopped
 from callboard.host import ActorFailedError, BusyError, Host, NotServedError, OutcomeUnknownError, SqliteStore
-from harness.faults.clients import Answer, Caller, DidNotHappenError, called, surely_not_done
+from callboard.protos.generated import admin_pb2
+from harness.faults.clients import (
+    Answer,
+    Caller,
+    Channels,
+    DidNotHappenError,
+    OperatorClient,
+    StandIn,
+    called,
+    surely_not_done,
+)
 from harness.faults.history import Outcome, Recorder, read_history
 from harness.faults.workload_host import Tally, Trace, TracedHost
 from harness.faults.workloads import OPERATIONS_PER_KEY, UNKNOWN_PER_KEY, Key, actor_name
@@ -85,6 +98,77 @@ async def test_calls_that_surely_did_nothing(*, error: Exception, happened: bool
 )
 def test_answers_of_replicas_that_surely_did_nothing(code: grpc.StatusCode, text: str, *, not_done: bool) -> None:
     assert surely_not_done(rpc_error(code, text)) is not_done
+
+
+class Answering(OperatorClient):
+    """An operator whose replicas say what a test gave them, in the order in which they are asked."""
+
+    def __init__(self, *answers: bytes | grpc.aio.AioRpcError) -> None:
+        super().__init__(cast("Channels", None), ["replica-1", "replica-2", "replica-3"])
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str]] = []
+
+    async def _ask(self, replica: str, method: str, request: Any) -> bytes:
+        del request
+        self.asked.append((replica, method.rpartition("/")[2]))
+        answer = self.answers.pop(0)
+        if isinstance(answer, bytes):
+            return answer
+        raise answer
+
+
+NOT_LEADING = rpc_error(grpc.StatusCode.FAILED_PRECONDITION, "only the leader can change this; it is replica-2")
+GONE = rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+def members_reply(index: int, **weights: int) -> bytes:
+    reply = admin_pb2.ListMembersReply(applied_index=index)
+    for name, weight in weights.items():
+        reply.members.add(name=name, weight=weight)
+    return reply.SerializeToString()
+
+
+async def test_what_operators_record_of_members(tmp_path: Path) -> None:
+    removed = admin_pb2.ChangeReply(changed=True, applied_index=7).SerializeToString()
+    unchanged = admin_pb2.ChangeReply(text="host r1 is no member").SerializeToString()
+    operator = Answering(
+        *(NOT_LEADING, removed, unchanged, GONE),
+        *(members_reply(8, r1=5, r2=6), members_reply(9, r2=6), GONE),
+    )
+    path = tmp_path / "history.jsonl"
+    with Recorder(path) as recorder:
+        caller = Caller(recorder)
+        assert await operator.remove(caller, "r1") is Outcome.OK
+        assert await operator.remove(caller, "r1") is Outcome.FAIL
+        assert await operator.remove(caller, "r1") is Outcome.INFO
+        for _ in range(2):
+            assert await operator.read(caller, "r1", "replica-3") is Outcome.OK
+        assert await operator.read(caller, "r1", "replica-3") is Outcome.FAIL
+    found = [(entry.function, entry.outcome, entry.result, entry.index) for entry in read_history(path).operations]
+    assert found == [
+        ("remove", Outcome.OK, None, 7),
+        ("remove", Outcome.FAIL, None, None),
+        ("remove", Outcome.INFO, None, None),
+        ("read", Outcome.OK, 5, 8),
+        ("read", Outcome.OK, None, 9),
+        ("read", Outcome.FAIL, None, None),
+    ]
+    # Who did it last is asked first.
+    replicas = ["replica-1", "replica-2", "replica-2", "replica-2"]
+    assert operator.asked[:4] == [(replica, "RemoveHost") for replica in replicas]
+
+
+async def test_a_stand_in_counts_how_often_it_asked_to_become_a_member(tmp_path: Path) -> None:
+    stand_in = StandIn("r1", ["127.0.0.1:1"])
+    for at_ms, event in ((0, Connected(1)), (HELLO_REPEAT_MS, Tick()), (HELLO_REPEAT_MS + 1, Disconnected(1))):
+        for effect in stand_in.machine.handle(event, at_ms):
+            stand_in._carry_out(effect)
+    assert stand_in.asked == 2
+    path = tmp_path / "history.jsonl"
+    with Recorder(path) as recorder:
+        assert await stand_in.may_join_late(Caller(recorder)) is Outcome.INFO
+    (operation,) = read_history(path).operations
+    assert (operation.function, operation.key, operation.returned_ns) == ("join", "member/r1", None)
 
 
 def test_keys_are_given_up_when_a_search_would_get_expensive() -> None:

@@ -98,19 +98,24 @@ class Counter:
 
 
 class MemberRegister:
-    """One member of the membership: `upsert(record)`, `remove()`, `read() -> record or None`."""
+    """One name in the membership: `join()`, `upsert(weight)`, `remove()`, `read() -> weight`, None if it is none. A
+    weight is kept for the name, whether or not it is a member. Begins as a member without a weight."""
 
-    initial: State = None
+    initial: State = (True, None)
 
     def step(self, state: State, operation: Operation) -> State:
         """See `Model.step`."""
+        assert isinstance(state, tuple)
+        present, weight = state
         match operation.function:
+            case "join":
+                return (True, weight)
             case "upsert":
-                return _hashable(operation.argument)
+                return (present, _hashable(operation.argument))
             case "remove":
-                return None
+                return (False, weight)
             case "read":
-                return state if _hashable(operation.result) == state else ILLEGAL
+                return state if _hashable(operation.result) == (weight if present else None) else ILLEGAL
         raise ValueError(f"a member has no function {operation.function!r}")
 
     def is_read(self, operation: Operation) -> bool:
