@@ -21,7 +21,7 @@ from harness.violation import PropertyViolation
 
 @frozen
 class SeedResult:
-    """What one run did. Times in milliseconds but for `cpu_s`."""
+    """What one run did. Times in milliseconds but for `cpu_s` and `real_s`."""
 
     seed: int
     violated: str = ""
@@ -29,6 +29,10 @@ class SeedResult:
     events: int = 0
     simulated_ms: int = 0
     cpu_s: float = 0.0
+    real_s: float = 0.0
+    """Since the result before it came, or since the stretch began: the sum is what a campaign took, however often it
+    was interrupted, with as many processes as it had."""
+    jobs: int = 1
     owner_changes: int = 0
     leader_changes: int = 0
     faults: dict[str, int] = field(factory=dict)
@@ -101,6 +105,8 @@ class Totals:
     events: int = 0
     simulated_ms: int = 0
     cpu_s: float = 0.0
+    real_s: float = 0.0
+    jobs: set[int] = field(factory=set)
     owner_changes: int = 0
     leader_changes: int = 0
     faults: Counter[str] = field(factory=Counter)
@@ -120,6 +126,8 @@ class Totals:
         self.events += result.events
         self.simulated_ms += result.simulated_ms
         self.cpu_s += result.cpu_s
+        self.real_s += result.real_s
+        self.jobs.add(result.jobs)
         self.owner_changes += result.owner_changes
         self.leader_changes += result.leader_changes
         self.faults.update(result.faults)
@@ -164,6 +172,8 @@ class Totals:
             "events": self.events,
             "simulated_s": round(self.simulated_ms / 1000),
             "cpu_s": round(self.cpu_s, 1),
+            "real_s": round(self.real_s, 1),
+            "jobs": sorted(self.jobs),
             "events_per_cpu_s": round(self.events / self.cpu_s) if self.cpu_s else 0,
             "simulated_per_cpu": round(self.simulated_ms / 1000 / self.cpu_s, 1) if self.cpu_s else 0,
         }
@@ -172,11 +182,19 @@ class Totals:
 def run_seeds(seeds: Iterable[int], *, jobs: int = 1, rate_error_ppm: int | None = None) -> Iterator[SeedResult]:
     """Results as they come, in the order of the seeds."""
     one = partial(run_seed, rate_error_ppm=rate_error_ppm)
+    began = time.monotonic()
     if jobs == 1:
-        yield from map(one, seeds)
+        yield from _timed(map(one, seeds), began, jobs)
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(one, seeds, chunksize=8)
+        yield from _timed(pool.imap(one, seeds, chunksize=8), began, jobs)
+
+
+def _timed(results: Iterable[SeedResult], began: float, jobs: int) -> Iterator[SeedResult]:
+    for result in results:
+        now = time.monotonic()
+        yield evolve(result, real_s=now - began, jobs=jobs)
+        began = now
 
 
 def append_result(path: Path, result: SeedResult) -> None:

@@ -35,6 +35,7 @@ def campaign_text(summary: dict[str, Any]) -> str:
         ("events", f"{summary['events']:,}"),
         ("simulated time", f"{summary['simulated_s'] / 3600:.1f} h"),
         ("processor time", f"{summary['cpu_s'] / 3600:.2f} h"),
+        ("real time", f"{summary['real_s'] / 3600:.2f} h with {_processes(summary['jobs'])}"),
         (
             "right again after the heal, p50 / p95 / max",
             f"{converged['p50']} / {converged['p95']} / {converged['max']} ms",
@@ -49,3 +50,8 @@ def campaign_text(summary: dict[str, Any]) -> str:
     lines += ["", "| fault | times | bit |", "|---|---|---|"]
     lines += [f"| `{kind}` | {count:,} | {bit:,} |" for kind, (count, bit) in summary["faults_by_kind"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _processes(jobs: list[int]) -> str:
+    """Of each stretch of a campaign; they may differ."""
+    return "one process" if jobs == [1] else f"{' or '.join(map(str, jobs))} processes"

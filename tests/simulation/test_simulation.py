@@ -115,8 +115,9 @@ def test_commands(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     summary = json.loads(found.output)
     assert (summary["seeds"], summary["violations"]) == (2, [])
-    again = runner.invoke(main, ["--seeds", "1-2", "--results", str(kept), "-o", "json"])
-    assert json.loads(again.output)["events"] == summary["events"]
+    assert summary["real_s"] > 0
+    again = json.loads(runner.invoke(main, ["--seeds", "1-2", "--results", str(kept), "-o", "json"]).output)
+    assert [again[name] for name in ("events", "real_s")] == [summary[name] for name in ("events", "real_s")]
     for arguments, text in (
         (["--seeds", "9-1"], "'9-1' has no seeds"),
         (["--seeds", "x"], "'x' is not FIRST-LAST"),
@@ -130,6 +131,9 @@ def test_commands(tmp_path: Path) -> None:
     readme.write_text(f"before\n{BEGIN}old\n<!-- end -->\nafter\n")
     write_campaign(readme, summary)
     assert "| violations | 0 |" in readme.read_text()
+    assert "| real time | 0.00 h with one process |" in readme.read_text()
+    write_campaign(readme, {**summary, "jobs": [1, 3], "real_s": 5400})
+    assert "| real time | 1.50 h with 1 or 3 processes |" in readme.read_text()
     assert readme.read_text().startswith("before\n")
     assert readme.read_text().endswith("<!-- end -->\nafter\n")
     readme.write_text("no marks")
