@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.simulation.replicas import Replica
     from harness.simulation.world import World
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 SLOW_US = 60 * MS
 SLOW_STORE_US = 250 * MS
 SLOW_DISK_US = 80 * MS
@@ -278,10 +278,9 @@ class Faults:
     def twin(self, running: Running) -> None:
         """A second process under the name of one that still runs."""
         host = self._host(running.fault)
-        if host is not None and not host.leaving:
+        if host is not None and not host.leaving and self.world.start_again(host):
             running.bites += 1
             self.world.saw("a restart under the same name while the former life still runs")
-            self.world.start_again(host)
 
     def replace_host(self, running: Running) -> Undo | None:
         """A host is cut off from the replicas, and its name is given to a process on another node meanwhile."""
@@ -317,7 +316,8 @@ class Faults:
     def power_all(self, running: Running) -> Undo | None:
         """All replicas lose power."""
         undos = [self._crash_replica(running, replica, power=True) for replica in list(self.world.replicas.values())]
-        self.world.saw("all replicas lose power")
+        if all(undo is not None for undo in undos):
+            self.world.saw("all replicas lose power")
 
         def restart() -> None:
             for undo in undos:
@@ -359,8 +359,7 @@ class Faults:
 
     def join(self, running: Running) -> None:
         """A new host."""
-        running.bites += 1
-        self.world.start_host(self.world.free_name(), running.fault.target)
+        running.bites += self.world.start_host(self.world.free_name(), running.fault.target)
 
     def leave(self, running: Running) -> None:
         """A host stops in good order."""
@@ -372,13 +371,16 @@ class Faults:
     def storm(self, running: Running) -> None:
         """Many come and go at once."""
         random = Random(running.fault.other)
+        joins = leaves = 0
         for at in range(random.randrange(2, 5)):
-            self.world.start_host(self.world.free_name(), running.fault.target + at)
+            joins += self.world.start_host(self.world.free_name(), running.fault.target + at)
         for host in list(self.world.hosts):
             if random.random() < 0.4 and host.alive and not host.stopped and self.world.staying(host):
                 self.world.crash(host)
-        running.bites += 1
-        self.world.saw("a storm of joins and leaves")
+                leaves += 1
+        running.bites += joins + leaves
+        if joins and leaves:
+            self.world.saw("a storm of joins and leaves")
 
     def mark(self, running: Running) -> None:
         """An operator cordons, drains, weighs, or takes that back."""

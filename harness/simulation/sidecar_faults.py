@@ -14,7 +14,7 @@ from harness.simulation.sidecars import Sidecar
 if TYPE_CHECKING:
     from harness.simulation.world import World
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 SLOW_US = 80 * MS
 TYPE_SETS: tuple[tuple[str, ...], ...] = (("T1",), ("T1", "T2"), ("T2",), ())
 
@@ -67,10 +67,10 @@ class SidecarFaults:
 
     def sidecar_types(self, running: Running) -> None:
         """Its application hosts other types."""
-        sidecar = self._sidecar(running.fault)
+        sidecar, types = self._sidecar(running.fault), TYPE_SETS[running.fault.other % len(TYPE_SETS)]
         if sidecar is not None and not sidecar.paused:
-            running.bites += 1
-            self.world.change_types(sidecar, TYPE_SETS[running.fault.other % len(TYPE_SETS)])
+            running.bites += sidecar.machine.spec.actor_types != types
+            self.world.change_types(sidecar, types)
 
     def sidecar_silent(self, running: Running) -> Undo | None:
         """It stands still."""

@@ -227,11 +227,13 @@ class World:
             self.saw("a replica restarts from its disk")
             self._start_replica(name)
 
-    def start_host(self, name: str, draw: int) -> None:
-        """A new host in some native namespace."""
+    def start_host(self, name: str, draw: int) -> bool:
+        """A new host in some native namespace, if there are not too many."""
+        if sum(host.alive and not host.stopped for host in self.hosts) >= HOSTS_MAX:
+            return False
         namespaces = self.plan.native_namespaces
-        if sum(host.alive and not host.stopped for host in self.hosts) < HOSTS_MAX:
-            self._start_in(namespaces[draw % len(namespaces)], name)
+        self._start_in(namespaces[draw % len(namespaces)], name)
+        return True
 
     def _start_in(self, namespace: NamespacePlan, name: str) -> None:
         random = self.random(f"host {name}")
@@ -250,11 +252,13 @@ class World:
         self.hosts.append(host)
         host.connect()
 
-    def start_again(self, host: Host) -> None:
-        """A new process under the name of one that was, on the same node."""
+    def start_again(self, host: Host) -> bool:
+        """A new process under the name of one that was, on the same node, unless one of those after it runs there."""
         newer = self.process_at(host.node)
-        if newer is host or newer is None or not newer.alive or newer.stopped:
-            self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight, node=host.node)
+        if newer is not None and newer is not host and newer.alive and not newer.stopped:
+            return False
+        self._run_host(host.namespace, host.policy, host.name, host.kinds, host.weight, node=host.node)
+        return True
 
     def start_elsewhere(self, host: Host) -> None:
         """A new process under the name of one that may still run, on another node."""
