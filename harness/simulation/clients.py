@@ -174,8 +174,6 @@ class Operator(Process):
 
     world: World = field(kw_only=True)
     random: Random = field(kw_only=True)
-    changed: int = field(init=False, default=0)
-    reads: int = field(init=False, default=0)
     _session: int = field(init=False, default=0)
     _sequence: int = field(init=False, default=0)
 
@@ -191,16 +189,29 @@ class Operator(Process):
 
     def mark(self, namespace: str, mark: HostMark, done: Callable[[], None]) -> None:
         """Say something of a host name."""
-        self._change(lambda epoch: CommitNativeBatch(epoch, namespace, marks=(mark,)), done)
+        marks = self.world.history.marks
+        marking = marks.begins(namespace, mark)
+
+        def answered(answer: Answer) -> None:
+            marks.ends(marking, answer)
+            if answer.succeeded:
+                done()
+
+        self._change(lambda epoch: CommitNativeBatch(epoch, namespace, marks=(mark,)), answered)
 
     def repeat_round(self, namespace: str, done: Callable[[], None]) -> None:
         """Raise the version of a barrier namespace."""
-        self._change(lambda epoch: RepeatRound(epoch, namespace), done)
 
-    def _change(self, make: Callable[[int], Command], done: Callable[[], None]) -> None:
+        def answered(answer: Answer) -> None:
+            if answer.succeeded:
+                done()
+
+        self._change(lambda epoch: RepeatRound(epoch, namespace), answered)
+
+    def _change(self, make: Callable[[int], Command], done: Callable[[Answer], None]) -> None:
         self._read(lambda epoch: self._with_session(make(epoch), done))
 
-    def _with_session(self, command: Command, done: Callable[[], None]) -> None:
+    def _with_session(self, command: Command, done: Callable[[Answer], None]) -> None:
         if self._session:
             self._propose(command, done)
             return
@@ -211,15 +222,11 @@ class Operator(Process):
 
         self._submit(encode_request(Request(OpenSession(), UNPROTECTED)), self.world.history.calls(), 1, opened)
 
-    def _propose(self, command: Command, done: Callable[[], None]) -> None:
+    def _propose(self, command: Command, done: Callable[[Answer], None]) -> None:
         self._sequence += 1
         entry = encode_request(Request(command, RequestId(self._session, self._sequence, self._sequence)))
 
-        def answered(_answer: Answer) -> None:
-            self.changed += 1
-            done()
-
-        self._submit(entry, self.world.history.calls(), 1, answered)
+        self._submit(entry, self.world.history.calls(), 1, done)
 
     def _submit(self, entry: bytes, began: int, attempt: int, done: Callable[[Answer], None]) -> None:
         if attempt > ATTEMPTS_MAX:
@@ -271,7 +278,6 @@ class Operator(Process):
                 again()
             elif open_[0]:
                 open_[0] = False
-                self.reads += 1
                 self.world.history.reads(began, index)
                 done(epoch)
 

@@ -25,6 +25,7 @@ from callboard.core.records import AnswerCode, HostRecord, Namespace, Replicated
 from callboard.core.slot_records import HostMark, NativeNamespace
 from callboard.core.snapshot import digest
 from callboard.core.table_delta import TableView, view_of
+from harness.simulation.marks import Marks
 from harness.violation import PropertyViolation
 
 COMPARED_EVERY = 8
@@ -56,8 +57,8 @@ class History:
     """Members of barrier namespaces by version."""
     owner_changes: int = field(init=False, default=0)
     commands: int = field(init=False, default=0)
-    acknowledged: dict[int, bytes] = field(init=False, factory=dict)
     newest_answer: int = field(init=False, default=0)
+    marks: Marks = field(init=False, factory=Marks)
     operations: int = field(init=False, default=0)
     epochs: dict[tuple[str, int], int] = field(init=False, factory=dict)
     """In which epoch each version of a native namespace came to be."""
@@ -101,12 +102,21 @@ class History:
 
     def compare_all(self, states: dict[str, ReplicatedState]) -> None:
         """Whole states and their digests, at the end of a run."""
+        self._check_acknowledged(states)
         for replica, state in states.items():
             if state.applied_index:
                 self._compare(replica, state.applied_index, state)
         newest = [state for state in states.values() if state.applied_index == self.last]
         if len({digest(state) for state in newest}) > 1:
             raise PropertyViolation("ReplicaAgreement", f"equal states at position {self.last} have other digests")
+
+    def _check_acknowledged(self, states: dict[str, ReplicatedState]) -> None:
+        """What operators were told is in the newest state, by what they know and not by the log."""
+        state = max(states.values(), key=lambda each: each.applied_index)
+        if state.applied_index < self.newest_answer:
+            text = f"position {self.newest_answer} was acknowledged, but replicas end at {state.applied_index}"
+            raise PropertyViolation("DurableMembership", text)
+        self.marks.check(state)
 
     # ---- the first time
 
@@ -297,7 +307,6 @@ class History:
         if index <= began or known is None or known.command != command:
             text = f"position {index} is acknowledged, but it holds something else, or lies before the call ({began})"
             raise PropertyViolation("LinearizableMembership", text)
-        self.acknowledged[index] = command
         self.newest_answer = max(self.newest_answer, index)
 
     def reads(self, began: int, index: int) -> None:
