@@ -162,11 +162,15 @@ class Link:
         self._add("limit_data", direction, bytes=count_bytes)
 
     def reset(self) -> None:
-        """End open connections, and new ones with a TCP reset."""
+        """End open connections, those that were made since the first reset with a TCP reset. New ones are welcome."""
         with self._lock:
-            self._add("reset_peer", Direction.BACKWARD, timeout=0)
-            self.proxy.disable()
-            self.proxy.enable()
+            # The server decides when a connection begins how it will be closed, so the toxic has to be there before. It
+            # lets everything through: at work it would close connections only, without a reset of those already open.
+            if "reset_peer_downstream" not in self._toxics:
+                self._add("reset_peer", Direction.BACKWARD, toxicity=0.0, timeout=0)
+            if not self._cut:
+                self.proxy.disable()
+                self.proxy.enable()
 
     def heal(self) -> None:
         """Undo everything. Idempotent."""
@@ -177,13 +181,13 @@ class Link:
                 self.proxy.enable()
                 self._cut = False
 
-    def _add(self, kind: str, direction: Direction, **attributes: int) -> None:
+    def _add(self, kind: str, direction: Direction, *, toxicity: float = 1.0, **attributes: int) -> None:
         name = f"{kind}_{direction.value}"
         with self._lock:
             if name in self._toxics:
                 self._remove(name)
             self._toxics[name] = kind
-            self.proxy.add_toxic(type=kind, stream=direction.value, name=name, attributes=attributes)
+            self.proxy.add_toxic(type=kind, stream=direction.value, name=name, toxicity=toxicity, attributes=attributes)
 
     def _remove(self, name: str) -> None:
         with suppress(toxiproxy.exceptions.NotFound):  # gone already: that is all that was wanted

@@ -9,7 +9,14 @@ from typing import Any
 
 from attrs import field, frozen
 
-from harness.faults import clock_faults, disk_faults, network_faults, operator_faults, process_faults
+from harness.faults import (
+    clock_faults,
+    disk_faults,
+    network_faults,
+    operator_faults,
+    process_faults,
+    ragged_faults,
+)
 from harness.faults.nemeses import KINDS, FaultSpec, ScheduleError, Value, spec_of
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -182,6 +189,7 @@ def lane_of(kind: str) -> str:
 
 
 assert process_faults
+assert ragged_faults
 assert disk_faults
 assert operator_faults
 assert clock_faults  # their kinds are registered by their import

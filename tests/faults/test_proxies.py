@@ -148,17 +148,33 @@ async def test_slices_delays_and_limits_lose_nothing(network: Network, echo: str
     caller.close()
 
 
-async def test_a_reset_ends_connections(network: Network, echo: str) -> None:
+async def test_a_reset_ends_connections_and_new_ones_are_welcome(network: Network, echo: str) -> None:
     link = await network.connect("a", "b", echo)
     caller = await Caller.dial(link)
     assert await caller.ask() == b"ping"
     await network.apply([Change(link, Link.reset)])
     assert await caller.ask() == b""
+    for _ in range(2):
+        caller.close()
+        caller = await Caller.dial(link)
+        assert await caller.ask() == b"ping", "it works between resets"
+        await network.apply([Change(link, Link.reset)])
+        with pytest.raises(ConnectionResetError):
+            async with asyncio.timeout(DEADLINE_S):
+                await caller.reader.read()
     await network.heal()
     again = await Caller.dial(link)
     assert await again.ask() == b"ping"
     caller.close()
     again.close()
+
+
+async def test_a_reset_does_not_open_a_link_that_is_refused(network: Network, echo: str) -> None:
+    link = await network.connect("a", "b", echo)
+    await network.apply([Change(link, Link.refuse)])
+    await network.apply([Change(link, Link.reset)])
+    with pytest.raises(ConnectionRefusedError):
+        await Caller.dial(link)
 
 
 async def test_links_between_two_sides(network: Network, echo: str) -> None:
