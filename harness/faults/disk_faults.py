@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
 from attrs import Factory, define
@@ -33,7 +35,11 @@ SMALLEST_LIMIT = 24 * 1024
 STEP_DEADLINE_S = 30
 FULL_DEADLINE_S = 40.0
 EMPTY_S = 4.0
-"""How long a replica with an empty directory is watched."""
+"""How long a replica with an empty directory is watched before it is replaced."""
+EMPTY_MAX_S = 40.0
+REFUSAL_DEADLINE_S = 70.0
+REFUSAL = re.compile(r"replica (\S+) comes with directory \S+, but \S+ is remembered: its disk was lost or exchanged")
+"""What a replica's log says of a peer that forgot everything."""
 WATCHED = ("tail_loss",)
 """Kinds whose replicas need a witness of their syncs."""
 
@@ -140,26 +146,77 @@ class CorruptByte(OnDisk):
         await self.start_again(world)
 
 
+@define(eq=False)
+class Empty:
+    """A replica that has been started with an empty directory: its peers have to refuse it, and it must not get ready.
+
+    That it is not ready shows nothing by itself: slow starts and lost quorums look like that too.
+    """
+
+    replica: Replica
+    _since: dict[str, int]
+    """Where the logs of its peers ended before."""
+
+    @classmethod
+    def start(cls, world: World, name: str) -> Self:
+        """Start the replica, whose directory has been emptied."""
+        replicas = world.cluster.replicas
+        peers = [other for other in replicas if other != name]
+        since = {other: replicas[other].process.log_path.stat().st_size for other in peers}
+        replicas[name].may_end = True
+        replicas[name].start()
+        return cls(replicas[name], since)
+
+    def refused_by(self, world: World) -> list[str]:
+        """The peers that have refused it."""
+        replicas, found = world.cluster.replicas, list[str]()
+        for name, offset in self._since.items():
+            said = replicas[name].process.log_path.read_bytes()[offset:].decode(errors="replace")
+            if self.replica.name in REFUSAL.findall(said):
+                found.append(name)
+        return found
+
+    async def watch(self, world: World, for_s: float) -> str:
+        """Watch it until some peer has refused it, and for so long at least; returns who did.
+
+        Raises:
+            ProcessError: it got ready.
+            TimeoutError: nobody refused it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + for_s
+
+        async def seen() -> bool:
+            if self.replica.alive and await self.replica.process.ready():
+                raise ProcessError(f"{self.replica.name} takes part with an empty directory")
+            return loop.time() >= until and bool(self.refused_by(world))
+
+        what = f"a peer refuses {self.replica.name}, whose directory is empty"
+        await wait_until(seen, deadline_s=REFUSAL_DEADLINE_S, what=what)
+        return ", ".join(self.refused_by(world))
+
+
 @kind("wiped_disk")
 @define(eq=False)
 class WipedDisk(OnDisk):
     """A replica comes back with an empty directory: it must not take part. Healed by giving the directory back."""
 
     _kept: Path | None = None
+    _empty: Empty | None = None
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         replica = await self._killed(world)
         self._kept = world.cluster.remove_data(replica.name)
-        replica.may_end = True
-        replica.start()
+        self._empty = Empty.start(world, replica.name)
         world.note_process(replica.name, "started")
 
     async def bit(self, world: World) -> str:
-        """See `Nemesis`. Others that are up see it, and do not count it in; it never gets ready."""
-        replica = world.cluster.replicas[self.names[0]]
-        ready = await _gets_ready(replica, min(EMPTY_S, self.spec.duration_s))
-        return "" if ready else "it does not get ready with an empty directory"
+        """See `Nemesis`. It is watched until the fault is over."""
+        assert self._empty is not None
+        for_s = min(self.spec.duration_s, EMPTY_MAX_S)
+        peers = await self._empty.watch(world, for_s)
+        return f"refused with its empty directory by {peers}, and not ready for {for_s:g} s"
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
@@ -220,14 +277,15 @@ class TailLoss(OnDisk):
         size = journal.stat().st_size
         least = max(synced, size - LOST_BYTES_MAX)
         drawn = number(self.spec, "drawn", 1) and world.random.random() < 0.3
-        end = world.random.randint(least, size) if drawn else least
+        # Something is lost always, if there is something to lose.
+        end = world.random.randint(least, max(least, size - 1)) if drawn else least
         os.truncate(journal, end)
         return size - end
 
     async def bit(self, _world: World) -> str:
         """See `Nemesis`."""
         lost = {name: count for name, count in self._lost.items() if count}
-        self.problem = "" if lost else "nobody had written anything that was not synced"
+        self.problem = "" if lost else "all that was written was synced"
         return ", ".join(f"{name} lost {count} bytes that it had not synced" for name, count in lost.items())
 
     async def heal(self, world: World) -> None:
@@ -259,7 +317,7 @@ class FullDisk(OnDisk):
         try:
             code = await process.wait_exit(deadline_s=FULL_DEADLINE_S)
         except ProcessError:
-            self.problem = "nobody wrote enough to fill the disk"
+            self.problem = "too little was written to fill the disk"
             return ""
         said = next((line for line in process.log_path.read_text().splitlines() if "the disk failed" in line), "")
         self.problem = "" if code and said else f"exit code {code}; {process.log_tail()}"
@@ -280,6 +338,7 @@ class ReplacedDisk(OnDisk):
     """A replica's disk is lost. Empty it must not take part; then `callboard replica` replaces it, as documented."""
 
     _said: list[str] = Factory(list)
+    _refused_by: str = ""
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`. All replicas are stopped for the procedure."""
@@ -297,9 +356,7 @@ class ReplacedDisk(OnDisk):
         cluster, lost, survivors = world.cluster, self.names[0], self.names[1:]
         replica = await self._killed(world)
         cluster.remove_data(lost)
-        replica.may_end = True
-        await self._refused(world, lost)
-        replica.may_end = False
+        await self._refused(world, replica)
         for name in survivors:
             world.note_process(name, "leaving")
             await cluster.replicas[name].terminate()
@@ -315,17 +372,19 @@ class ReplacedDisk(OnDisk):
             cluster.replicas[name].start()
             world.note_process(name, "started")
 
-    @staticmethod
-    async def _refused(world: World, name: str) -> None:
-        replica = world.cluster.replicas[name]
-        replica.start()
-        if await _gets_ready(replica, EMPTY_S):
-            raise ProcessError(f"{name} takes part with an empty directory")
+    async def _refused(self, world: World, replica: Replica) -> None:
+        empty = Empty.start(world, replica.name)
+        with suppress(TimeoutError):  # then there is no proof
+            self._refused_by = await empty.watch(world, EMPTY_S)
         await replica.kill()
+        replica.may_end = False
 
     async def bit(self, world: World) -> str:
         """See `Nemesis`."""
         process = world.cluster.replicas[self.names[0]].process
+        if not self._refused_by:
+            self.problem = f"no peer refused {self.names[0]} when its directory was empty"
+            return ""
 
         async def is_full_member() -> bool:
             with suppress(grpc.aio.AioRpcError):
@@ -334,20 +393,11 @@ class ReplacedDisk(OnDisk):
             return False
 
         await wait_until(is_full_member, deadline_s=60, what=f"{self.names[0]} is a full member")
-        return f"refused when empty, then replaced: {self._said[-1].strip()}"
+        return f"refused when empty by {self._refused_by}, then replaced: {self._said[-1].strip()}"
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
         await self.start_again(world)
-
-
-async def _gets_ready(replica: Replica, within_s: float) -> bool:
-    until = asyncio.get_running_loop().time() + within_s
-    while asyncio.get_running_loop().time() < until:
-        if replica.alive and await replica.process.ready():
-            return True
-        await asyncio.sleep(0.3)
-    return False
 
 
 async def _callboard(*arguments: str) -> str:

@@ -18,6 +18,7 @@ from harness.processes import ProcessError, wait_until
 
 CHANGE_DEADLINE_S = 60.0
 EFFECT_DEADLINE_S = 40.0
+MEMBER_DEADLINE_S = 60.0
 
 
 async def change(world: World, method: str, request: Any) -> None:
@@ -51,13 +52,19 @@ class OnMember:
     _slots: int = 0
 
     async def resolve(self, world: World) -> str:
-        """See `Nemesis`."""
-        names = [name for name in world.pick_hosts(self.spec.target or "one") if name not in world.busy]
-        for name in names[:1]:
-            with suppress(grpc.aio.AioRpcError, TimeoutError):
-                found = await member(world, name)
-                if found is not None:
-                    self.name, self._incarnation, self._slots = name, found.incarnation, found.slots
+        """See `Nemesis`. Other faults may keep all replicas down, or a host from being a member, for a while."""
+
+        async def is_member() -> bool:
+            names = [name for name in world.pick_hosts(self.spec.target or "one") if name not in world.busy]
+            for name in names[:1]:
+                with suppress(grpc.aio.AioRpcError, TimeoutError):
+                    found = await member(world, name)
+                    if found is not None:
+                        self.name, self._incarnation, self._slots = name, found.incarnation, found.slots
+            return bool(self.name)
+
+        if world.hosts():
+            await wait_until(is_member, deadline_s=MEMBER_DEADLINE_S, what="a host that is a member")
         return self.name
 
 
@@ -144,6 +151,8 @@ class Upgrade(RollingRestart):
         levels: dict[str, int] = {}
 
         async def raised() -> bool:
+            assert self._work is not None
+            self._work.check()
             for name in self.names:
                 process = world.cluster.replicas[name].process
                 with suppress(grpc.aio.AioRpcError, TimeoutError, ProcessError):

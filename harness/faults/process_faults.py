@@ -8,14 +8,20 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
+from harness.faults.background import Background, stopped
+from harness.faults.managed import HostUnderTest
 from harness.faults.nemeses import FaultSpec, World, kind, number
+from harness.faults.observers import trace_lines
 from harness.processes import ProcessError, wait_until
 
 CRASH_PAUSE_S = 1.2
 GATHER_S = 0.25
 GATHER_DEADLINE_S = 1.5
+RESTARTS_S = 60.0
+"""How long restarts are watched at most."""
+BACK_DEADLINE_S = 60.0
 
 
 def passed_since(trace: Path, offset: int) -> int:
@@ -141,12 +147,12 @@ class Pause(OnProcesses):
 class RollingRestart(OnProcesses):
     """SIGTERM and a start, one replica after the other, each when the one before is ready again."""
 
-    _work: asyncio.Task[None] | None = None
+    _work: Background | None = None
     _done: int = 0
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
-        self._work = asyncio.ensure_future(self._restart(world))
+        self._work = Background(self._restart(world))
 
     async def _restart(self, world: World) -> None:
         for name in self.names:
@@ -159,22 +165,26 @@ class RollingRestart(OnProcesses):
             await wait_until(replica.process.ready, deadline_s=90, what=f"{name} is ready again")
 
     async def bit(self, _world: World) -> str:
-        """See `Nemesis`."""
-        assert self._work is not None
-        await wait_until(self._one_done, deadline_s=60, what="the first restart")
-        return f"{self._done} of {len(self.names)} replicas restarted so far"
+        """See `Nemesis`. Watched until the fault is over, so that the proof says how far it came."""
+        work, loop = self._work, asyncio.get_running_loop()
+        assert work is not None
+        until = loop.time() + min(self.spec.duration_s, RESTARTS_S)
 
-    async def _one_done(self) -> bool:
-        assert self._work is not None
-        return self._done > 0 or self._work.done()
+        async def known() -> bool:
+            work.check()
+            return work.over or (self._done > 0 and loop.time() >= until)
+
+        await wait_until(known, deadline_s=RESTARTS_S, what="the first restart")
+        return f"{self._done} of {len(self.names)} replicas restarted" if self._done else ""
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
-        if self._work is not None:
+        work, self._work = self._work, None
+        try:
             # In a partition nobody gets ready; then the rest of the restarts is not to be waited for.
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-        await self.start_again(world)
+            await stopped(work)
+        finally:
+            await self.start_again(world)
 
 
 @kind("crash_loop", "host_crash_loop")
@@ -182,12 +192,12 @@ class RollingRestart(OnProcesses):
 class CrashLoop(OnProcesses):
     """Killed again soon after each start."""
 
-    _work: asyncio.Task[None] | None = None
+    _work: Background | None = None
     _crashes: int = 0
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
-        self._work = asyncio.ensure_future(self._crash(world))
+        self._work = Background(self._crash(world))
 
     async def _crash(self, world: World) -> None:
         while True:
@@ -204,6 +214,8 @@ class CrashLoop(OnProcesses):
         """See `Nemesis`."""
 
         async def twice() -> bool:
+            assert self._work is not None
+            self._work.check()
             return self._crashes >= 2
 
         await wait_until(twice, deadline_s=30, what="two crashes")
@@ -211,10 +223,30 @@ class CrashLoop(OnProcesses):
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-        await self.start_again(world)
+        work, self._work = self._work, None
+        try:
+            await stopped(work)
+        finally:
+            await self.start_again(world)
+
+
+@frozen
+class _Left:
+    """A host's process that has left: its exit code, and what it had told of itself by then."""
+
+    code: int | None
+    lines: int
+    incarnations: frozenset[int]
+
+    @classmethod
+    def of(cls, host: HostUnderTest) -> _Left:
+        lines = trace_lines(host.trace_path)
+        return cls(host.exit_code, len(lines), frozenset(line.get("incarnation", 0) for line in lines))
+
+    def come_back(self, host: HostUnderTest) -> int | None:
+        """The incarnation that the host has been given since; None while there is none, or an earlier one."""
+        told = {line.get("incarnation", 0) for line in trace_lines(host.trace_path)[self.lines :]} - {0}
+        return max(told) if told and not told & self.incarnations else None
 
 
 @kind("host_restart")
@@ -222,17 +254,35 @@ class CrashLoop(OnProcesses):
 class HostRestart(OnProcesses):
     """A host leaves in order and comes back under the same name and address at once."""
 
+    _left: dict[str, _Left] = Factory(dict)
+
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
         for name in self.names:
+            host = world.cluster.hosts[name]
             world.note_process(name, "leaving")
-            await world.cluster.hosts[name].terminate()
-            world.process(name).start()
+            await host.terminate()
+            self._left[name] = _Left.of(host)
+            host.start()
             world.note_process(name, "started")
 
-    async def bit(self, _world: World) -> str:
-        """See `Nemesis`."""
-        return f"{len(self.names)} hosts left and came back" if self.names else ""
+    async def bit(self, world: World) -> str:
+        """See `Nemesis`. The new process is another incarnation, by what it tells of itself."""
+        back: dict[str, int] = {}
+
+        async def known() -> bool:
+            for name, left in self._left.items():
+                incarnation = left.come_back(world.cluster.hosts[name])
+                if incarnation is not None:
+                    back[name] = incarnation
+            return len(back) == len(self.names)
+
+        await wait_until(known, deadline_s=BACK_DEADLINE_S, what="a new incarnation of each restarted host")
+        return ", ".join(
+            f"{name} left with exit code {self._left[name].code} and is incarnation {new} now, after "
+            f"{max(self._left[name].incarnations, default=0)}"
+            for name, new in back.items()
+        )
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
@@ -271,7 +321,7 @@ class Storm:
     """Spare hosts join and leave, in order or by SIGKILL, all the time."""
 
     spec: FaultSpec
-    _work: asyncio.Task[None] | None = None
+    _work: Background | None = None
     _steps: int = 0
 
     async def resolve(self, world: World) -> str:
@@ -280,7 +330,7 @@ class Storm:
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
-        self._work = asyncio.ensure_future(self._blow(world))
+        self._work = Background(self._blow(world))
 
     async def _blow(self, world: World) -> None:
         while True:
@@ -303,6 +353,8 @@ class Storm:
         """See `Nemesis`."""
 
         async def some() -> bool:
+            assert self._work is not None
+            self._work.check()
             return self._steps >= 2
 
         await wait_until(some, deadline_s=30, what="two steps of the storm")
@@ -310,10 +362,11 @@ class Storm:
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-        for host in world.cluster.spare_hosts():
-            if host.alive:
-                await host.kill()
-                world.note_process(host.name, "killed")
+        work, self._work = self._work, None
+        try:
+            await stopped(work)
+        finally:
+            for host in world.cluster.spare_hosts():
+                if host.alive:
+                    await host.kill()
+                    world.note_process(host.name, "killed")
