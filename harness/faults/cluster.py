@@ -118,13 +118,18 @@ class FaultCluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for process in self.processes():
-            await process.kill()
-        if self._etcd_cluster is not None:
-            await asyncio.to_thread(self._etcd_cluster.__exit__, None, None, None)
-        await self.network.__aexit__()
-        if self._lease is not None:
-            self._lease.release()
+        # One that does not die must not keep the others alive.
+        killed = await asyncio.gather(*(process.kill() for process in self.processes()), return_exceptions=True)
+        try:
+            if self._etcd_cluster is not None:
+                await asyncio.to_thread(self._etcd_cluster.__exit__, None, None, None)
+        finally:
+            await self.network.__aexit__()
+            if self._lease is not None:
+                self._lease.release()
+        for error in killed:
+            if error is not None:
+                raise error
 
     def _start_etcd(self) -> None:
         # Signals of a thread that ends would end its children: see leash.
