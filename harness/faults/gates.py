@@ -44,15 +44,17 @@ def gates_of(history: History, faults: Sequence[FaultReport], workloads: Sequenc
         for phase in Phase
         if not succeeded[function, prefix, phase]
     ]
+    # A fault that had nobody to hit is none; all others must be proved.
+    hit = [fault for fault in faults if fault.target]
     gates += [
         f"no proof that {fault.spec.kind} at {fault.spec.at_s} s bit: {fault.problem or 'it did not'}"
-        for fault in faults
-        if not fault.proof and not fault.problem.startswith("nobody")
+        for fault in hit
+        if not fault.proof
     ]
     moving = [fault.spec.kind for fault in faults if fault.proof and fault.spec.kind in MOVING]
     if moving and "actors" in workloads and not check_turn_based(history).figures["moves"]:
         gates.append(f"no actor moved, in spite of {', '.join(moving)}")
-    if faults and all(fault.problem.startswith("nobody") for fault in faults):
+    if faults and not hit:
         gates.append("none of the faults had anybody to hit")
     if history.torn:
         gates.append("the history's last line is torn")

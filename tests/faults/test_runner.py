@@ -75,6 +75,8 @@ def test_a_fault_that_nothing_proves(tmp_path: Path) -> None:
     nobody = FaultReport(PAUSE, problem="nobody was there to be hit")
     assert gates(tmp_path / "history.jsonl", nobody, FaultReport(PAUSE, "replica-1", "1 processes in state T")) == []
     assert gates(tmp_path / "history.jsonl", nobody) == ["none of the faults had anybody to hit"]
+    (gate,) = gates(tmp_path / "history.jsonl", FaultReport(PAUSE, "replica-1", problem="nobody answered before"))
+    assert "nobody answered before" in gate, "it hit somebody"
 
 
 def test_a_storm_in_which_nobody_moved(tmp_path: Path) -> None:
