@@ -102,6 +102,8 @@ def _possible(kinds: Sequence[str], settings: dict[str, Any]) -> list[str]:
         without |= AMONG_HOSTS
     if settings.get("engine", "pysyncobj") != "pysyncobj":
         without |= set(GROUPS["disk"])
+    if settings.get("engine") == "etcd":
+        without |= set(network_faults.CONSENSUS_CUTS)
     return [kind for kind in kinds if kind not in without]
 
 

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from harness.faults.exploration import AMONG_REPLICAS, draw
 from harness.faults.nemeses import KINDS
+from harness.faults.network_faults import CONSENSUS_CUTS
 from harness.faults.runner import AFTER_S, ALL_WORKLOADS, BEFORE_S
 from harness.faults.schedules import GROUPS, LANES, Schedule, lane_of, load, scenarios
 
@@ -25,8 +26,11 @@ ENGINES = ("pysyncobj", "pysyncobj", "etcd", "pysyncobj")
 POLICIES = ("exclusive", "exclusive", "eventual")
 SIZES = ((3, 3), (5, 4), (3, 4), (1, 3), (3, 3))
 """Replicas and hosts. The lengths of these cycles have no common divisor, so that all combinations come."""
-ENGINE_OF = {"etcd": "etcd", "disk": "pysyncobj"}
-"""Groups of faults that one engine only can have."""
+ENGINE_OF = {
+    **dict.fromkeys(GROUPS["etcd"], "etcd"),
+    **dict.fromkeys((*GROUPS["disk"], *CONSENSUS_CUTS), "pysyncobj"),
+}
+"""Kinds of faults that one engine only can have."""
 SCENARIOS_ONLY = frozenset({"upgrade", "partition_named"})
 """Kinds that need more than a draw: a cluster of an earlier feature level, names of ends."""
 SETTLE_S = 6.0
@@ -141,7 +145,7 @@ def _fits(kind: str, cluster: Mapping[str, Any]) -> bool:
 
 def engine_of(kind: str) -> str | None:
     """The only engine whose clusters can have this kind; None for any."""
-    return next((engine for group, engine in ENGINE_OF.items() if kind in GROUPS[group]), None)
+    return ENGINE_OF.get(kind)
 
 
 def _needed_by(kind: str, choices: Choices) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.faults.exploration import AMONG_REPLICAS, draw, regression, schedules
 from harness.faults.nemeses import FaultSpec, ScheduleError
+from harness.faults.network_faults import CONSENSUS_CUTS
 from harness.faults.schedules import GROUPS, LANES, Schedule, load
 
 CLUSTERS = st.fixed_dictionaries(
@@ -31,7 +32,7 @@ def test_what_is_drawn_can_happen_to_its_cluster(data: st.DataObject, cluster: d
     kinds = {fault.kind for fault in schedule.faults}
     assert schedule.faults
     assert not (cluster["engine"] == "pysyncobj" and kinds & set(GROUPS["etcd"]))
-    assert not (cluster["engine"] == "etcd" and kinds & set(GROUPS["disk"]))
+    assert not (cluster["engine"] == "etcd" and kinds & {*GROUPS["disk"], *CONSENSUS_CUTS})
     assert not (cluster["replicas"] == 1 and kinds & AMONG_REPLICAS)
     for lane in LANES:
         ones = [fault for fault in schedule.faults if fault.lane == lane]
@@ -46,6 +47,8 @@ def test_seeds_draw_different_schedules() -> None:
 def test_what_cannot_happen_is_refused() -> None:
     with pytest.raises(ScheduleError, match="faults etcd cannot happen to a cluster of engine pysyncobj"):
         draw(1, 40, allowed=["etcd"], settings={"engine": "pysyncobj"})
+    with pytest.raises(ScheduleError, match="partition_ring cannot happen to a cluster of engine etcd"):
+        draw(1, 40, allowed=["partition_ring"], settings={"engine": "etcd"})
 
 
 @given(st.data(), st.text(max_size=40))
