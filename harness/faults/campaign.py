@@ -31,6 +31,8 @@ from harness.processes import LEASH, REPOSITORY
 PATIENCE_S = 420.0
 """What a run may take besides its faults: to start, to settle, to be checked."""
 GRACE_S = 90.0
+STOPPED = "interrupted"
+"""Why a campaign ended that somebody ended."""
 FAILURES_TO_STOP = 3
 """So many runs in a row that never got to their faults: something is wrong with the machine, not with the service."""
 
@@ -93,7 +95,7 @@ class Campaign:
     def interrupt(self) -> None:
         """End in order; when called again, at once."""
         number = signal.SIGKILL if self.interrupted else signal.SIGINT
-        self.interrupted, self.stopped_because = True, "interrupted"
+        self.interrupted, self.stopped_because = True, STOPPED
         for process in self._running.values():
             _signal(process, number)
 

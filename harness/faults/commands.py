@@ -20,7 +20,7 @@ from rich.table import Table
 
 from callboard.core.durations import parse_duration_ms
 from harness.faults import controls, coverage, summary
-from harness.faults.campaign import Campaign, Limits, kept_runs
+from harness.faults.campaign import STOPPED, Campaign, Limits, kept_runs
 from harness.faults.exploration import draw, regression
 from harness.faults.history import HistoryError
 from harness.faults.nemeses import KINDS, ScheduleError
@@ -44,7 +44,12 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--schedule", type=Path, action="append", default=[], help="replay stored faults")
     runs.add_argument("--scenario", action="append", default=[], help="stored schedules by name (see `list`), or all")
     runs.add_argument("--directory", type=Path, default=None, help="exactly where a single run leaves its files")
-    campaigns = commands.add_parser("campaign", help="many runs, some clusters at a time, and one summary")
+    campaigns = commands.add_parser(
+        "campaign",
+        help="many runs, some clusters at a time, and one summary",
+        description="Many runs, some clusters at a time, and one summary. The exit code is 1 if a run failed, and if a "
+        "campaign that is long enough for everything (see --plan) has not shown something in the end.",
+    )
     campaigns.add_argument("--time", default="10m", help="live cluster time in all; the campaign ends after it")
     campaigns.add_argument("--each", default=f"{EACH_S:.0f}s", help="how long faults come and go in each drawn run")
     campaigns.add_argument("--runs", type=int, default=None, help="end after so many runs")
@@ -233,7 +238,7 @@ def run_campaign(options: argparse.Namespace, console: Console) -> int:
     out = (options.out or DEFAULT_OUT / time.strftime("campaign-%Y%m%d-%H%M%S")).resolve()
     if options.resume is None and out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out} is not empty")
-    about = about_of(options, choices)
+    about = about_of(options, choices, wanted_s)
     begun = time.monotonic()
 
     def written(ended: str) -> dict[str, Any]:
@@ -268,13 +273,15 @@ def choices_of(options: argparse.Namespace) -> Choices:
     )
 
 
-def about_of(options: argparse.Namespace, choices: Choices) -> dict[str, Any]:
-    """What a campaign's summary says of how it was started."""
+def about_of(options: argparse.Namespace, choices: Choices, wanted_s: float) -> dict[str, Any]:
+    """What a campaign's summary says of how it was started. `everything`: nothing was chosen. `whole`: there is time
+    for all that there is, so that what is missing in the end is a failure."""
     return {
         "command": command_of(options, choices),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "everything": not choices.fixed,
+        "whole": not choices.fixed and not coverage.unplanned(within(choices, wanted_s, options.runs)),
         "resumed": options.resume is not None,
     }
 
@@ -371,7 +378,15 @@ def finish_campaign(options: argparse.Namespace, out: Path, summed: dict[str, An
     console.print(summary_table(summed))
     console.print(f"everything is in {out}; the page is {out / summary.PAGE}")
     say_json(options, summed)
-    return 1 if summed["failed"] or not summed["runs"] else 0
+    return exit_code(summed)
+
+
+def exit_code(summed: dict[str, Any]) -> int:
+    """Of a campaign: 1 if something was found, if nothing ran, or if one that was long enough for everything, and came
+    to its end, has not shown something."""
+    about = summed["about"]
+    lacks = about.get("whole") and about["ended"] != STOPPED and summed["missing"]
+    return 1 if summed["failed"] or not summed["runs"] or lacks else 0
 
 
 # -- saved runs ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from harness.faults.campaign import kept_runs
-from harness.faults.commands import main
+from harness.faults.commands import about_of, choices_of, exit_code, main, parser
 from harness.faults.coverage import CHECKERS, missing, unplanned
 from harness.faults.figures import figures_of, moves_of, out_of_service, spread
 from harness.faults.gates import FUNCTIONS
@@ -241,6 +241,30 @@ def test_a_campaign_that_went_through_everything_lacks_nothing() -> None:
     assert missing(summary) == []
     for name in ("moves", "leader_changes", "stale_refused"):
         assert len(missing(summary | {name: 0})) == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "missing_lines", "code"),
+    [
+        ({"whole": True}, ["no actor moved"], 1),
+        ({"whole": True}, [], 0),
+        ({"whole": False}, ["no actor moved"], 0),
+        ({}, ["no actor moved"], 0),
+        ({"whole": True, "ended": "interrupted"}, ["no actor moved"], 0),
+    ],
+)
+def test_what_a_whole_campaign_lacks_is_a_failure(about: dict[str, Any], missing_lines: list[str], code: int) -> None:
+    summary = summarise([result("1")], ABOUT | about) | {"missing": missing_lines}
+    assert exit_code(summary) == code
+    assert exit_code(summary | {"failed": [{"folder": "1"}]}) == exit_code(summary | {"runs": 0}) == 1
+
+
+def test_only_a_campaign_with_time_for_everything_is_whole() -> None:
+    for arguments, live_s, whole in ((["--seed", "1"], 7200, True), (["--seed", "1"], 600, False)):
+        options = parser().parse_args(["campaign", *arguments])
+        assert about_of(options, choices_of(options), live_s)["whole"] is whole
+    options = parser().parse_args(["campaign", "--fault", "kill"])
+    assert about_of(options, choices_of(options), 7200)["whole"] is False
 
 
 def test_all_checkers_are_known_to_the_coverage() -> None:
