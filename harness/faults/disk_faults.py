@@ -38,8 +38,8 @@ EMPTY_S = 4.0
 """How long a replica with an empty directory is watched before it is replaced."""
 EMPTY_MAX_S = 40.0
 REFUSAL_DEADLINE_S = 70.0
-REFUSAL = re.compile(r"replica (\S+) comes with directory \S+, but \S+ is remembered: its disk was lost or exchanged")
-"""What a replica's log says of a peer that forgot everything."""
+REFUSAL = re.compile(r"no link to replica (\S+): .*(?:its disk was lost or exchanged|has peer set \d+, not \d+)")
+"""What a replica's log says of a peer that forgot everything; the second after the group has replaced a directory."""
 WATCHED = ("tail_loss",)
 """Kinds whose replicas need a witness of their syncs."""
 

@@ -137,13 +137,16 @@ async def test_a_host_that_was_restarted_is_another_incarnation(
 # -- disks -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_replica_says_of_an_exchanged_directory() -> None:
-    own = Identity(FORMAT_VERSION, "r1", "d1", ["r1", "r2"], 1, "c", {"r1": "d1", "r2": "d2"})
+@pytest.mark.parametrize("peer_set", [1, 2])
+def test_what_a_replica_says_of_an_empty_directory(peer_set: int) -> None:
+    own = Identity(FORMAT_VERSION, "r1", "d1", ["r1", "r2"], peer_set, "c", {"r1": "d1", "r2": "d2"})
     unused: Any = None
     hello = Hello(PROTOCOL_NAME, PROTOCOL_VERSION, "r2", "d3", ["r1", "r2"], 1, "", "")
     with pytest.raises(PeerRefused) as refused:
         Directory(unused, own).meet(hello)
-    assert REFUSAL.findall(str(refused.value)) == ["r2"]
+    assert REFUSAL.findall(f"[warning  ] no link to replica r2: {refused.value}") == ["r2"]
+    for reason in ("the connection was closed", "it took too long", "[Errno 111] Connect call failed"):
+        assert REFUSAL.findall(f"[warning  ] no link to replica r2: {reason}") == []
 
 
 REFUSED = (
