@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import grpc.aio
 from attrs import Factory, define, evolve, field, frozen
@@ -26,6 +26,7 @@ from harness.faults.bugs import BUGS, Where
 from harness.faults.managed import WARN, EtcdMemberUnderTest, HostUnderTest, Managed, Replica
 from harness.faults.proxies import Link, Network
 from harness.processes import HOST, REPOSITORY, PortLease, Ports, ProcessError, ServerProcess, wait_until
+from harness.sidecars.shell import Sidecar
 
 RAFT = ".raft"
 ETCD = ".etcd"
@@ -80,6 +81,19 @@ class ClusterSettings:
         )
 
 
+class SimulatedSidecars(Protocol):
+    """What faults may do with the sidecars of a workload."""
+
+    def add(self) -> Sidecar:
+        """One more."""
+
+    async def kill(self, sidecar: Sidecar, /) -> None:
+        """Break its connection without a word."""
+
+    def awake(self) -> list[Sidecar]:
+        """Those that are neither silent nor about to leave."""
+
+
 @define(eq=False)
 class FaultCluster:
     """See the module's description. An async context manager: everything runs inside, and nothing after it."""
@@ -89,6 +103,8 @@ class FaultCluster:
     replicas: dict[str, Replica] = Factory(dict)
     hosts: dict[str, HostUnderTest] = Factory(dict)
     etcd: dict[str, EtcdMemberUnderTest] = Factory(dict)
+    sidecars: SimulatedSidecars | None = None
+    """Once a workload has some."""
     network: Network = field(init=False)
     _etcd_cluster: EtcdCluster | None = None
     _lease: PortLease | None = None

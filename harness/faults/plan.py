@@ -31,8 +31,8 @@ ENGINE_OF = {
     **dict.fromkeys((*GROUPS["disk"], *CONSENSUS_CUTS), "pysyncobj"),
 }
 """Kinds of faults that one engine only can have."""
-SCENARIOS_ONLY = frozenset({"upgrade", "partition_named"})
-"""Kinds that need more than a draw: a cluster of an earlier feature level, names of ends."""
+SCENARIOS_ONLY = frozenset({"upgrade", "partition_named", "sidecar_silent", "sidecar_storm", "pause_in_round"})
+"""Kinds that need more than a draw: a cluster of an earlier feature level, names of ends, rounds of sidecars."""
 SETTLE_S = 6.0
 """About what a run needs until everything works again, for estimates."""
 KINDS_PER_LANE = 2

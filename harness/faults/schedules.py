@@ -16,6 +16,7 @@ from harness.faults import (
     operator_faults,
     process_faults,
     ragged_faults,
+    sidecar_faults,
 )
 from harness.faults.nemeses import KINDS, FaultSpec, ScheduleError, Value, spec_of
 
@@ -192,4 +193,5 @@ assert process_faults
 assert ragged_faults
 assert disk_faults
 assert operator_faults
+assert sidecar_faults
 assert clock_faults  # their kinds are registered by their import

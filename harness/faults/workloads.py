@@ -13,14 +13,13 @@ from attrs import Factory, define, field, frozen
 from harness.faults.clients import ActorClient, Caller, Channels, OperatorClient, StandIn
 from harness.faults.cluster import SIDECARS, FaultCluster
 from harness.faults.history import Outcome, Recorder
+from harness.faults.keys import UNKNOWN_PER_KEY, Key
 from harness.faults.observers import RecordingChecks
 from harness.processes import wait_until
 from harness.sidecars.events import SidecarSpec
 from harness.sidecars.fleet import Fleet, Generation
+from harness.sidecars.shell import Sidecar
 
-OPERATIONS_PER_KEY = 150
-UNKNOWN_PER_KEY = 4
-"""Each may have happened at any later time: many of them make the search of an order expensive."""
 COUNTERS = 6
 LISTS = 6
 MEMBERS = 4
@@ -98,25 +97,6 @@ class Base:
         self._stopping = True
         tasks, self._tasks = self._tasks, []
         await asyncio.gather(*tasks)
-
-
-@define
-class Key:
-    """A key in use, until it has had enough operations."""
-
-    name: str
-    operations: int = 0
-    unknown: int = 0
-
-    @property
-    def spent(self) -> bool:
-        """Whether a fresh key should take over."""
-        return self.operations >= OPERATIONS_PER_KEY or self.unknown >= UNKNOWN_PER_KEY
-
-    def note(self, outcome: Outcome) -> None:
-        """Count an operation."""
-        self.operations += 1
-        self.unknown += outcome is Outcome.INFO
 
 
 @define(eq=False)
@@ -390,43 +370,55 @@ class Sidecars(Base):
     """Simulated Dapr sidecars of both generations in a namespace of their own; one comes, goes or dies now and then."""
 
     fleet: Fleet = field(init=False)
+    _leaving: set[Sidecar] = Factory(set)
     _numbers: itertools.count[int] = Factory(lambda: itertools.count(1))
 
     async def start(self) -> None:
         """See `Workload`."""
         self.fleet = Fleet(self.cluster.addresses("sidecars"), seed=self.random.randrange(1 << 32))
         self.fleet.checks = RecordingChecks(self.recorder)
+        self.cluster.sidecars = self
         for _ in range(SIDECARS_AT_FIRST):
-            self._add()
+            self.add()
         self._begin(self._churn())
 
-    def _add(self) -> None:
+    def add(self) -> Sidecar:
+        """See `SimulatedSidecars`."""
         number = next(self._numbers)
         spec = SidecarSpec(f"10.0.{number // 200}.{number % 200 + 1}:50002", "app", ("Cart", "Lamp"), SIDECARS)
-        self.fleet.add(spec, self.random.choice((Generation.V1_16, Generation.V1_18)))
         self.recorder.note("process", name=spec.name, what="started")
+        return self.fleet.add(spec, self.random.choice((Generation.V1_16, Generation.V1_18)))
+
+    def awake(self) -> list[Sidecar]:
+        """See `SimulatedSidecars`."""
+        return [sidecar for sidecar in self.fleet.sidecars if not sidecar.paused and sidecar not in self._leaving]
+
+    async def kill(self, sidecar: Sidecar) -> None:
+        """See `SimulatedSidecars`."""
+        self.recorder.note("process", name=sidecar.name, what="killed")
+        await self.fleet.kill(sidecar)
 
     async def _churn(self) -> None:
         while not self._stopping:
-            step = self.random.choice(("add", "kill", "stop"))
-            if step == "add" or len(self.fleet.sidecars) < SIDECARS_AT_FIRST - 1:
-                self._add()
+            step, awake = self.random.choice(("add", "kill", "stop")), self.awake()
+            if step == "add" or len(awake) < SIDECARS_AT_FIRST - 1:
+                self.add()
+            elif step == "kill":
+                await self.kill(self.random.choice(awake))
             else:
-                sidecar = self.random.choice(self.fleet.sidecars)
-                self.recorder.note(
-                    "process", name=sidecar.machine.spec.name, what="killed" if step == "kill" else "leaving"
-                )
-                if step == "kill":
-                    await self.fleet.kill(sidecar)
-                else:
-                    try:
-                        await self.fleet.stop(sidecar)
-                    except TimeoutError:  # behind a cut link nobody ends the stream
-                        await self.fleet.kill(sidecar)
+                await self._leave(self.random.choice(awake))
             until = self.random.uniform(*CHURN_S)
             while until > 0 and not self._stopping:
                 await asyncio.sleep(0.5)
                 until -= 0.5
+
+    async def _leave(self, sidecar: Sidecar) -> None:
+        self.recorder.note("process", name=sidecar.name, what="leaving")
+        self._leaving.add(sidecar)
+        try:
+            await self.fleet.stop(sidecar)
+        except TimeoutError:  # behind a cut link nobody ends the stream
+            await self.fleet.kill(sidecar)
 
     async def settle(self) -> None:
         """See `Workload`. Ends the coming and going: what is there then must get one table."""

@@ -160,6 +160,11 @@ class Sidecar:
         """Like SIGCONT."""
         self._runs.set()
 
+    @property
+    def paused(self) -> bool:
+        """Between `pause` and `resume`."""
+        return not self._runs.is_set()
+
     async def stop(self, *, deadline_s: float = 10.0) -> None:
         """Like SIGTERM: half-close, and wait until the server has ended the stream.
 

@@ -29,8 +29,9 @@ from harness.faults.clients import (
     surely_not_done,
 )
 from harness.faults.history import Outcome, Recorder, read_history
+from harness.faults.keys import OPERATIONS_PER_KEY, UNKNOWN_PER_KEY, Key
 from harness.faults.workload_host import Tally, Trace, TracedHost
-from harness.faults.workloads import OPERATIONS_PER_KEY, UNKNOWN_PER_KEY, Key, actor_name
+from harness.faults.workloads import actor_name
 
 
 def rpc_error(code: grpc.StatusCode, text: str) -> grpc.aio.AioRpcError:
