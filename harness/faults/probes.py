@@ -130,6 +130,16 @@ async def probe_link(link: Link) -> Probe:
     return await (probe_consensus if is_consensus(link) else probe)(link.address)
 
 
+async def _heard_through(link: Link) -> Heard:
+    """As `probe_link`. A consensus port hangs up after it has refused a stranger: if only that end comes through, while
+    the port itself refuses as before, the refusal was cut off."""
+    heard = (await probe_link(link)).heard
+    if heard is Heard.ENDED and is_consensus(link):
+        behind = await probe_consensus(link.upstream)
+        return Heard.SILENT if behind.heard is Heard.ANSWERED else heard
+    return heard
+
+
 async def answering(links: Iterable[Link]) -> list[Link]:
     """Some of the links whose servers answer now."""
     asked = list(links)
@@ -153,8 +163,8 @@ async def silenced(groups: Sequence[Sequence[Link]]) -> str:
 
     async def known() -> bool:
         links = [link for group in groups for link in group]
-        answers = await asyncio.gather(*map(probe_link, links))
-        heard.update({link.name: answer.heard for link, answer in zip(links, answers, strict=True)})
+        answers = await asyncio.gather(*map(_heard_through, links))
+        heard.update({link.name: answer for link, answer in zip(links, answers, strict=True)})
         return Heard.ANSWERED in heard.values() or shown()
 
     await retried(known)

@@ -115,12 +115,13 @@ def server_program() -> Path:
 
 @define
 class Link:
-    """One ordered pair: `source` dials `address` and reaches `target`."""
+    """One ordered pair: `source` dials `address` and reaches `target`, which itself listens at `upstream`."""
 
     source: str
     target: str
     proxy: Proxy
     address: str
+    upstream: str
     _toxics: dict[str, str] = Factory(dict)
     _cut: bool = False
     _lock: threading.RLock = Factory(threading.RLock)
@@ -292,7 +293,7 @@ class Network:
                 raise ProxyError(f"there is a proxy {name} already") from None
 
         proxy = await self._in_thread(create)
-        link = Link(source, target, proxy, proxy.listen)
+        link = Link(source, target, proxy, proxy.listen, upstream)
         self.links[source, target] = link
         return link
 

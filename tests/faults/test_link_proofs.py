@@ -51,6 +51,8 @@ class Servers:
                     heard = b""
                 elif heard == STRANGER:
                     writer.write(b"refused")
+                    await writer.drain()
+                    return
 
 
 @pytest.fixture
@@ -132,6 +134,15 @@ async def test_a_partition_is_proved_at_the_consensus_too(network: Network, serv
     assert "1 of them of the consensus" in proof
     links = list(network.links.values())
     assert len(await answering(links)) == 3, "it is healed"
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+async def test_a_one_way_cut_is_proved_though_the_end_of_connections_comes_through(
+    network: Network, servers: Servers, way: str
+) -> None:
+    world = await world_of(network, servers)
+    proof = await proof_of(nemesis("one_way", way=way), world)
+    assert proof == "3 links that answered are silent, 1 of them of the consensus"
 
 
 async def test_a_partition_that_leaves_the_consensus_alone_is_not_proved(
