@@ -22,6 +22,9 @@ GATHER_DEADLINE_S = 1.5
 RESTARTS_S = 60.0
 """How long restarts are watched at most."""
 BACK_DEADLINE_S = 60.0
+JOIN_DEADLINE_S = 60.0
+ENDED_EARLY = 0.3
+"""How often a host that has not joined yet is ended all the same."""
 
 
 def passed_since(trace: Path, offset: int) -> int:
@@ -31,6 +34,11 @@ def passed_since(trace: Path, offset: int) -> int:
     with trace.open("rb") as file:
         file.seek(offset)
         return file.read().count(b'{"kind":"passed"')
+
+
+def incarnations(trace: Path, since: int = 0) -> frozenset[int]:
+    """All that a host has told of itself, by its trace behind so many lines: it has joined as each of them."""
+    return frozenset(line.get("incarnation", 0) for line in trace_lines(trace)[since:]) - {0}
 
 
 async def pick(spec: FaultSpec, world: World) -> list[str]:
@@ -240,12 +248,11 @@ class _Left:
 
     @classmethod
     def of(cls, host: HostUnderTest) -> _Left:
-        lines = trace_lines(host.trace_path)
-        return cls(host.exit_code, len(lines), frozenset(line.get("incarnation", 0) for line in lines))
+        return cls(host.exit_code, len(trace_lines(host.trace_path)), incarnations(host.trace_path))
 
     def come_back(self, host: HostUnderTest) -> int | None:
         """The incarnation that the host has been given since; None while there is none, or an earlier one."""
-        told = {line.get("incarnation", 0) for line in trace_lines(host.trace_path)[self.lines :]} - {0}
+        told = incarnations(host.trace_path, self.lines)
         return max(told) if told and not told & self.incarnations else None
 
 
@@ -323,6 +330,9 @@ class Storm:
     spec: FaultSpec
     _work: Background | None = None
     _steps: int = 0
+    _told: dict[str, int] = Factory(dict)
+    """How much each host had told when it was started last."""
+    _joined: set[tuple[str, int]] = Factory(set)
 
     async def resolve(self, world: World) -> str:
         """See `Nemesis`."""
@@ -334,31 +344,45 @@ class Storm:
 
     async def _blow(self, world: World) -> None:
         while True:
-            host = world.random.choice(world.cluster.spare_hosts())
-            if not host.alive:
-                host.start()
-                world.note_process(host.name, "started")
-            elif world.random.random() < 0.5:
-                await host.kill()
-                world.note_process(host.name, "killed")
-            else:
-                with suppress(ProcessError):
-                    host.condemn(leaving=True)
-                    os.kill(host.pid, signal.SIGTERM)
-                    world.note_process(host.name, "leaving")
-            self._steps += 1
+            await self._step(world, world.random.choice(world.cluster.spare_hosts()))
             await asyncio.sleep(number(self.spec, "pause_ms", 1500) / 1000 * world.random.uniform(0.3, 1.7))
 
-    async def bit(self, _world: World) -> str:
+    async def _step(self, world: World, host: HostUnderTest) -> None:
+        if not host.alive:
+            self._told[host.name] = len(trace_lines(host.trace_path))
+            host.start()
+            world.note_process(host.name, "started")
+        elif not self._has_joined(host) and world.random.random() > ENDED_EARLY:
+            return  # on a busy machine hosts that are ended soon never join, and nothing happens
+        elif world.random.random() < 0.5:
+            await host.kill()
+            world.note_process(host.name, "killed")
+        else:
+            with suppress(ProcessError):
+                host.condemn(leaving=True)
+                os.kill(host.pid, signal.SIGTERM)
+                world.note_process(host.name, "leaving")
+        self._steps += 1
+
+    def _has_joined(self, host: HostUnderTest) -> bool:
+        found = incarnations(host.trace_path, self._told.get(host.name, 0))
+        self._joined.update((host.name, incarnation) for incarnation in found)
+        return bool(found)
+
+    async def bit(self, world: World) -> str:
         """See `Nemesis`."""
 
         async def some() -> bool:
             assert self._work is not None
             self._work.check()
-            return self._steps >= 2
+            # Of others there are traces of earlier storms only.
+            for host in world.cluster.spare_hosts():
+                if host.name in self._told:
+                    self._has_joined(host)
+            return bool(self._joined)
 
-        await wait_until(some, deadline_s=30, what="two steps of the storm")
-        return f"{self._steps} joins and leaves so far"
+        await wait_until(some, deadline_s=JOIN_DEADLINE_S, what="a host of the storm joins")
+        return f"{len(self._joined)} joins and {self._steps} starts and ends so far"
 
     async def heal(self, world: World) -> None:
         """See `Nemesis`."""

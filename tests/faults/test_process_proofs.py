@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from harness.faults.cluster import FaultCluster
 from harness.faults.disk_faults import REFUSAL, Empty, WipedDisk
 from harness.faults.nemeses import FaultSpec
 from harness.faults.operator_faults import Removed
-from harness.faults.process_faults import HostRestart, RollingRestart
+from harness.faults.process_faults import HostRestart, RollingRestart, Storm
 from harness.processes import ProcessError
 
 SHORT_S = 0.5
@@ -132,6 +133,43 @@ async def test_a_host_that_was_restarted_is_another_incarnation(
     for name, second in (("same", 4), ("none", 0)):
         with pytest.raises(TimeoutError, match="a new incarnation"):
             await restarted(FakeHost(tmp_path / f"{name}.jsonl", 4, second))
+
+
+class FakeSpare:
+    """A spare host that joins when it is started, if it `joins`."""
+
+    def __init__(self, trace: Path, *, joins: bool) -> None:
+        self.name, self.trace_path, self.alive, self.joins = "h4", trace, False, joins
+        trace.write_text(json.dumps({"kind": "table", "incarnation": 4}) + "\n")
+
+    def start(self) -> None:
+        self.alive = True
+        if self.joins:
+            with self.trace_path.open("a") as file:
+                file.write(json.dumps({"kind": "table", "incarnation": 5}) + "\n")
+
+    async def kill(self) -> None:
+        self.alive = False
+
+
+@pytest.mark.parametrize("joins", [True, False])
+async def test_a_storm_in_which_nobody_joins_is_not_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, joins: bool
+) -> None:
+    monkeypatch.setattr(process_faults, "JOIN_DEADLINE_S", SHORT_S)
+    spare = FakeSpare(tmp_path / "h4.jsonl", joins=joins)
+    world: Any = SimpleNamespace(
+        cluster=SimpleNamespace(spare_hosts=lambda: [spare]), note_process=lambda *_: None, random=random.Random(1)
+    )
+    fault = Storm(FaultSpec("storm", 0, 1, parameters={"pause_ms": 10_000}))
+    await fault.inject(world)
+    if joins:
+        assert await fault.bit(world) == "1 joins and 1 starts and ends so far"
+    else:
+        with pytest.raises(TimeoutError, match="a host of the storm joins"):
+            await fault.bit(world)
+    await fault.heal(world)
+    assert not spare.alive
 
 
 # -- disks -----------------------------------------------------------------------------------------------
