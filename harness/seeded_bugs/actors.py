@@ -74,7 +74,7 @@ def turns_begin_after_the_slot_is_lost(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Runtime, "_release", release)
 
 
-@bug("TurnBased", "DefiniteOrUnknown")
+@bug("TurnBased", "DefiniteOrUnknown", "EventuallyServed")
 def cancelled_turns_are_not_given_back(patched: pytest.MonkeyPatch) -> None:
     """After a turn that was cancelled nobody gets the turn."""
     original = Runtime._turn_ended

@@ -39,9 +39,13 @@ def leaves_deal_anew(patched: pytest.MonkeyPatch) -> None:
     """When somebody leaves, slots move between hosts that stay."""
     original = slot_assignment.assign
 
-    def assign(before: SlotTable, *rest: Any, joined: bool) -> SlotTable:
-        blank = SlotTable((0,) * len(before.owners), before.since)
-        return original(before if joined else blank, *rest, joined=joined)
+    def assign(
+        before: SlotTable, candidates: Sequence[Candidate], version: int, successors: Mapping[int, int], *, joined: bool
+    ) -> SlotTable:
+        gone = set(before.owners) - {host.incarnation for host in candidates} - {0}
+        if gone and candidates and not joined:
+            before = SlotTable((0,) * len(before.owners), before.since)
+        return original(before, candidates, version, successors, joined=joined)
 
     patched.setattr(slot_membership, "assign", assign)
 

@@ -14,7 +14,7 @@ Load is slots / weight, compared exactly. Ties go to the older incarnation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -90,12 +90,14 @@ def assign(owners: Sequence[int], hosts: Hosts, *, stronger: bool) -> list[int]:
     return after
 
 
-def Balance(owners: Sequence[int], hosts: Hosts) -> bool:
-    """Nobody who may receive owns more than its share rounded up, and no slot is free while one may receive."""
+def Balance(owners: Sequence[int], hosts: Hosts, came: Collection[int] = ()) -> bool:
+    """Nobody owns more than its share rounded up (who drains: nothing, if another may receive), who just came has at
+    least its share rounded down, and no slot is free while one may receive."""
     owned = {number: list(owners).count(number) for number in hosts}
     due = shares(len(owners), hosts, owned)
-    receivers = [number for number, host in hosts.items() if host.receives]
-    fair = all(owned[number] <= ceil(due[number]) for number in receivers)
+    fair = all(owned[number] <= ceil(due[number]) for number in hosts)
+    fair = fair and all(owned[number] >= floor(due[number]) for number in came)
+    receivers = any(host.receives for host in hosts.values())
     return fair and (not receivers or all(owner in hosts for owner in owners))
 
 
@@ -104,13 +106,12 @@ def MinimalMovement(before: Sequence[int], after: Sequence[int], then: Hosts, no
     up, and nobody else gets anything from a host that stays."""
     moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     came = now.keys() - then.keys()
-    plain = all(host == Host(host.weight) for host in [*then.values(), *now.values()])
-    if not plain or any(then[number] != now[number] for number in then.keys() & now.keys()):
+    if any(then[number] != now[number] for number in then.keys() & now.keys()):
         return True  # weights and marks changed as well: only Balance speaks of that
     if not came:
         return all(old not in now for old, _ in moved)
-    if len({host.weight for host in now.values()}) > 1:
-        return True  # rounding may cost another slot for each host
+    if len({*then.values(), *now.values()}) > 1 or not all(host.receives for host in now.values()):
+        return True  # with weights, rounding may cost another slot for each host; marked hosts give up slots besides
     taken_from_those_who_stay = [new for old, new in moved if old in now]
     share = ceil(Fraction(len(after), len(now)))
     return all(new in came for new in taken_from_those_who_stay) and (

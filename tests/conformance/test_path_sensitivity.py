@@ -52,7 +52,6 @@ FOUND_BY = {
         "admits_to_lost_slot",
         "farewell_while_serving",
         "gone_is_not_heard",
-        "leaves_deal_anew",
         "draining_hosts_keep_everything",
         "since_is_not_touched",
         "everything_is_dealt_anew",

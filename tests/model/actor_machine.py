@@ -216,8 +216,14 @@ class ActorMachine(SideBySide):
         return NOT_RUN if error.definite else UNKNOWN
 
     @invariant()
-    def turn_based(self) -> None:
-        """TurnBased: who runs inside which actor, and the model's rule itself."""
+    def as_in_the_model(self) -> None:
+        """TurnBased first: what callers are told, and when a slot is let go, follows from who runs."""
+        self._turn_based()
+        self._definite_or_unknown()
+        agree("EventuallyServed", self.host.holds(), self.model.granted)  # a slot that was lost is let go in time
+
+    def _turn_based(self) -> None:
+        """Who runs inside which actor, and the model's rule itself."""
         found = {actor: sorted(inside) for actor, inside in self.inside.items() if inside}
         expected = {
             name: sorted(call.number for call in actor.inside)
@@ -230,14 +236,8 @@ class ActorMachine(SideBySide):
         self.aim("early calls", len(self.model.early))
         self.aim("calls of unknown outcome", sum(call.outcome == UNKNOWN for call in self.model.calls))
 
-    @invariant()
-    def rights_end(self) -> None:
-        """A slot that was lost is let go as soon as no turn runs in it, and one whose lease ran out at once."""
-        agree("EventuallyServed", self.host.holds(), self.model.granted)
-
-    @invariant()
-    def definite_or_unknown(self) -> None:
-        """DefiniteOrUnknown: every caller was told what the model tells it, and it is true of what ran."""
+    def _definite_or_unknown(self) -> None:
+        """Every caller was told what the model tells it, and it is true of what ran."""
         found = {number: self.outcome(number) for number in self.tasks}
         agree("DefiniteOrUnknown", found, {call.number: call.outcome for call in self.model.calls})
         for call in self.model.calls:

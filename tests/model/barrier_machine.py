@@ -62,13 +62,20 @@ def in_order(said: list[Said]) -> list[Said]:
     return sorted(said, key=lambda each: (str(each[0]) not in {"order", "close"}, str(each[0]), str(each[1:2])))
 
 
-def blamed(said: list[Said], expected: list[Said]) -> str:
-    """The property that a disagreement is about: the first thing that only one of them says."""
-    only = [each for each in said if each not in expected] or [each for each in expected if each not in said]
-    kinds = {str(each[0]) for each in only}
+def blamed(said: list[Said], expected: list[Said], *, in_round: bool) -> str:
+    """The property that a disagreement is about. `in_round`: by the model a round runs after the event."""
+    more = [each for each in said if each not in expected]
+    less = [each for each in expected if each not in said]
+    kinds = {str(each[0]) for each in more or less}
     if "close" in kinds:
         return "SlowHostIsolation"
-    return "Convergence" if "propose" in kinds else "BarrierOrder"
+    if "propose" in kinds:  # nothing begins while a round runs
+        return "BarrierOrder" if more and in_round else "Convergence"
+    if not more:  # the machine waits: somebody gets no table, or the round stands still
+        return "Convergence" if any(each[2:3] == ("lock",) for each in less) else "SlowHostIsolation"
+    meant = {each[:3]: each[3] for each in less if each[0] == "order"}
+    older = any(int(str(each[3])) < int(str(meant.get(each[:3], 0))) for each in more if each[0] == "order")
+    return "TableMonotonic" if older else "BarrierOrder"
 
 
 @define(eq=False)
@@ -84,7 +91,7 @@ class ShadowedNetwork(BarrierNetwork):
         self.model.said = []
         if said != expected:
             text = f"after {event} the machine says {said}, the model {expected}"
-            raise Disagreement(blamed(said, expected), text)
+            raise Disagreement(blamed(said, expected, in_round=self.model.round is not None), text)
         for each in said:
             if each[0] == "order":
                 orders = self.orders.setdefault(int(str(each[1])), [])

@@ -59,6 +59,13 @@ def each_slot(spans: Iterable[Held]) -> list[tuple[SlotName, int, int]]:
     return [((h.actor_type, slot), h.since, h.fence) for h in spans for slot in range(h.first, h.first + h.count)]
 
 
+def _about_admission(host: Host, name: SlotName, now: int) -> str:
+    """The property that breaks if a host does otherwise than the model: it begins a turn, or it does not."""
+    if host.admits(name, now):
+        return "EventuallyServed"
+    return "TurnsInsideRights" if host.rights[name].ends_by is not None else "DrainIsGiven"
+
+
 @define(eq=False)
 class HostShadow:
     """The model of one incarnation, and what of its surroundings the model leaves out."""
@@ -314,7 +321,9 @@ class ShadowedNetwork(NativeNetwork):
             for at_ms in (now, int(host.gate_shuts())):  # the gate is a comparison with the clock, not a timer
                 open_then = host.gate_is_open((kind, slot), right.fence, at_ms)
                 agree("SingleActivation", machine.gate_open(right, at_ms), open_then)
-            agree("SingleActivation", isinstance(admitted, Right), host.admits((kind, slot), now))
+            agree(
+                _about_admission(host, (kind, slot), now), isinstance(admitted, Right), host.admits((kind, slot), now)
+            )
         for turn in process.turns:
             name = (turn.right.actor_type, turn.right.slot)
             agree(

@@ -9,6 +9,8 @@ from attrs import define
 from hypothesis import HealthCheck, Phase, settings, target
 from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 
+from harness.violation import PropertyViolation
+
 
 @define
 class Effort:
@@ -30,6 +32,11 @@ def agree(name: str, found: object, expected: object) -> None:
     """Fail unless the implementation has what the model has."""
     if found != expected:
         raise Disagreement(name, f"the implementation has {found}, the model {expected}")
+
+
+def name_of(failure: BaseException) -> str:
+    """The property that a failure is about; empty if it names none."""
+    return failure.name if isinstance(failure, (Disagreement, PropertyViolation)) else ""
 
 
 class SideBySide(RuleBasedStateMachine):

@@ -6,6 +6,7 @@ lost, damaged, repeated and out of order. The model has the same members, and sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, evolve, field
@@ -23,13 +24,13 @@ from callboard.core.commands import (
     TakeOffice,
 )
 from callboard.core.records import AnswerCode, ReplicatedState
-from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord, NativeNamespace
+from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord, NativeNamespace, SlotTable
 from callboard.core.table_delta import DeltaError, TableDelta, TableView, empty_view, patch, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.versions import Policy
 from spec.model.deltas import PatchOfDiff, Table, TableMonotonic
 from spec.model.exclusive import Member, OneStore, Server
-from spec.model.slots import Balance, MinimalMovement
+from spec.model.slots import Balance, Hosts, MinimalMovement
 from spec.model.slots import Host as Candidate
 from tests.model.support import Disagreement, SideBySide, agree
 
@@ -129,7 +130,7 @@ class TableMachine(SideBySide):
     def _batch(
         self, upserts: list[NativeHostRecord], removals: list[tuple[str, int]], changed: list[HostMark] | None = None
     ) -> None:
-        before = {kind: (self.model.owners(kind), self.model.hosts_of(kind)) for kind in self.model.kinds}
+        before = {kind: (self.namespace.tables[kind], self.model.hosts_of(kind)) for kind in self.model.kinds}
         command = CommitNativeBatch(
             1, NAMESPACE, tuple(upserts), tuple(Removal(*each) for each in removals), tuple(changed or ())
         )
@@ -140,19 +141,29 @@ class TableMachine(SideBySide):
             return
         rose = self.model.batch(coming, removals, {mark.name: as_candidate(mark) for mark in changed or ()})
         agree("OneStore", OneStore(self.model), True)
+        self._check_assignment(before)
         agree("GenerationExact", version, self.model.version)
         if rose:
             self.feed.follow(self.namespace)
-        for kind, (owners, hosts) in before.items():
-            now = self.model.hosts_of(kind)
-            agree("MinimalMovement", MinimalMovement(owners, self._owners(kind), hosts, now), True)
         for kind in self.model.kinds:
             agree("OwnerAgreement", self._owners(kind), self.model.owners(kind))
-            if not any(candidate.cordoned for candidate in self.model.hosts_of(kind).values()):
-                agree("Balance", Balance(self._owners(kind), self.model.hosts_of(kind)), True)
         table = facts_of_model(self.model)
         earlier = self.committed.setdefault(table.version, table)
         agree("GenerationExact", earlier, table)
+
+    def _check_assignment(self, before: Mapping[str, tuple[SlotTable, Hosts]]) -> None:
+        """What must hold of the code's owners by themselves, before they are compared with the model's."""
+        for kind in self.model.kinds:
+            present = self.model.hosts_of(kind)
+            came = present.keys() - (before[kind][1].keys() if kind in before else ())
+            agree("Balance", Balance(self._owners(kind), present, came), True)
+        for kind, (then, hosts) in before.items():
+            now = self.namespace.tables[kind]
+            moves = MinimalMovement(then.owners, now.owners, hosts, self.model.hosts_of(kind))
+            agree("MinimalMovement", moves, True)
+            slots = zip(then.owners, now.owners, then.since, now.since, strict=True)
+            renewed = [slot for slot, (old, new, since, later) in enumerate(slots) if old == new and since != later]
+            agree("MinimalMovement", renewed, [])  # an owner that stays gets its slot anew
 
     def _owners(self, kind: str) -> list[int]:
         return list(self.namespace.tables[kind].owners)

@@ -14,7 +14,7 @@ from tests.model.actor_machine import ActorMachine, TestActors
 from tests.model.barrier_machine import BarrierMachine, TestBarrier
 from tests.model.exclusive_machine import ExclusiveMachine, TestExclusive
 from tests.model.membership_machine import MembershipMachine, TestMembership
-from tests.model.support import SideBySide, search, steps_of
+from tests.model.support import SideBySide, name_of, search, steps_of
 from tests.model.table_machine import TableMachine, TestTables
 
 __all__ = ["TestActors", "TestBarrier", "TestExclusive", "TestMembership", "TestTables"]
@@ -40,5 +40,7 @@ CASES = [(machine, bug) for machine, bugs in MACHINES for bug in bugs if bug.nam
 
 @pytest.mark.parametrize(("machine", "bug"), CASES, ids=[f"{m.__name__}-{bug.name}" for m, bug in CASES])
 def test_machines_find_seeded_bugs(machine: type[SideBySide], bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first failure is about a property that the bug is said to break."""
     bug.prepare(monkeypatch)
-    search(machine, examples=machine.search_examples, steps=steps_of(machine))
+    _, failure = search(machine, examples=machine.search_examples, steps=steps_of(machine))
+    assert name_of(failure) in bug.properties, failure

@@ -130,6 +130,8 @@ def test_shares_and_movement_of_slots() -> None:
     assert slots.Balance([1, 1, 2, 2], two)
     assert not slots.Balance([1, 1, 1, 2], two)
     assert not slots.Balance([1, 1, 0, 2], two)
+    assert not slots.Balance([1, 1, 2, 2], {**two, 3: slots.Host()}, [3])
+    assert not slots.Balance([1, 1, 2, 2], {1: slots.Host(draining=True), 2: slots.Host()})
     assert slots.MinimalMovement([1, 1, 1, 1], [1, 2, 1, 2], {1: slots.Host()}, two)
     assert not slots.MinimalMovement(
         [1, 2, 1, 2], [1, 1, 2, 1], two, {1: slots.Host(), 2: slots.Host()} | {3: slots.Host()}
