@@ -1,37 +1,32 @@
 """Who may find a seeded bug: machines beside models, random walks, replayed paths, traces, the simulator, TLC.
 
-Each finder gets one bug, puts it in, looks for it within a limit, and says how much it took. Failures are what the
-finder reports as such; the same finder passes without the bug (that is what `make test` shows).
+Each finder gets one bug, puts it in, looks for it within a limit, and says how much it took. A bug is found only if the
+failure names a property that the bug is said to break. Paths and traces name none: they compare with the specification
+step by step. The same finders pass without the bug (that is what `make test` shows).
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import Random
 
 from attrs import frozen
 
-from harness.conformance import native_source
-from harness.conformance.check import judge
-from harness.conformance.gather import Gathered, exclusive_traces
-from harness.conformance.graph import Graph
 from harness.conformance.models import MODELS
-from harness.conformance.paths import run_model, state_graph
-from harness.conformance.specs import EXCLUSIVE
+from harness.conformance.paths import kept_graph, run_model
+from harness.conformance.trace_mutants import EVERY_BUG, LIVENESS, Tried
 from harness.modelcheck.tools import find_tools
 from harness.seeded_bugs.registry import Bug, put_in
-from harness.simulation.campaign import run_seed
+from harness.simulation.hunt import hunt
 from harness.violation import PropertyViolation
 from tests.core.barrier_network import BarrierNetwork
 from tests.core.barrier_walk import walk as barrier_walk
-from tests.core.native_parts import NAMESPACE
 from tests.core.native_walk import walk
 from tests.core.test_barrier_rounds import STEPS, settings_of
-from tests.model.support import NotFoundError, SideBySide, search, steps_of
+from tests.model.support import NotFoundError, SideBySide, name_of, search, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = {
@@ -40,7 +35,14 @@ MACHINES = {
     "barrier": ("barrier_machine", "BarrierMachine"),
     "handoff": ("exclusive_machine", "ExclusiveMachine"),
 }
-TRACED_WALKS = 5
+SPECIFICATIONS = {
+    "membership": "Membership",
+    "tables": "ExclusiveHandoff",
+    "barrier": "BarrierDissemination",
+    "handoff": "ExclusiveHandoff",
+}
+"""Whose paths go through a part of core."""
+TRACED_WALKS = 10
 TRACES_PER_WALK = 3
 
 
@@ -80,11 +82,14 @@ def machines(part: str, bug: Bug, limits: Limits) -> Finding:
             effort, failure = search(machine, examples=limits.examples, steps=steps_of(machine))
         except NotFoundError:
             return Finding(False, f"{limits.examples} examples")
-    return Finding(True, f"{effort.examples} examples, {effort.steps} steps", getattr(failure, "name", ""))
+    named = name_of(failure)
+    if named not in bug.properties:
+        return Finding(False, f"{effort.examples} examples, then {named or type(failure).__name__}")
+    return Finding(True, f"{effort.examples} examples, {effort.steps} steps", named)
 
 
 def walks(part: str, bug: Bug, limits: Limits) -> Finding:
-    """Random walks in the networks of tests/core."""
+    """Random walks in the networks of tests/core, until one breaks a property of the bug."""
     if part not in {"barrier", "handoff"}:
         return NOT_ITS_BUSINESS
     with put_in(bug):
@@ -95,76 +100,53 @@ def walks(part: str, bug: Bug, limits: Limits) -> Finding:
                 else:
                     walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
             except PropertyViolation as violation:
-                return Finding(True, f"{seed + 1} walks", violation.name)
+                if violation.name in bug.properties:
+                    return Finding(True, f"{seed + 1} walks", violation.name)
     return Finding(False, f"{limits.walks} walks")
 
 
 def paths(part: str, bug: Bug, _limits: Limits) -> Finding:
-    """Paths through TLC's state graphs, replayed on core (every pair of actions)."""
-    if part != "membership":
-        return NOT_ITS_BUSINESS
+    """Paths through TLC's state graphs of the small models of this part, replayed on core (every pair of actions)."""
     steps = 0
     for model in MODELS:
-        graph, tlc_s = _graph(model.name)
+        if model.specification != SPECIFICATIONS[part] or model.large:
+            continue
+        graph = kept_graph(model)
         with put_in(bug):
-            try:
-                result = run_model(model, graph, "pairs", tlc_s)
-            except Exception as error:  # noqa: BLE001 - a bug may break the adapter in any way
-                return Finding(True, f"{model.name}", type(error).__name__)
+            result = run_model(model, graph, "pairs")
         steps += result.steps
         if result.problem is not None:
-            return Finding(True, f"{steps} steps of {model.name}")
+            return Finding(True, f"{steps} steps, {model.name}")
     return Finding(False, f"{steps} steps")
 
 
-@cache
-def _graph(name: str) -> tuple[Graph, float]:
-    """TLC's state graph of a model, made once."""
-    return state_graph(next(model for model in MODELS if model.name == name))
-
-
-def traces(part: str, bug: Bug, _limits: Limits) -> Finding:
-    """Traces of walks, judged by TLC against the trace specification."""
-    if part != "handoff":
+def traces(_part: str, bug: Bug, _limits: Limits) -> Finding:
+    """Traces of walks, judged by TLC against the trace specifications. What never happens shows in no finite trace."""
+    if bug not in EVERY_BUG or set(bug.properties) <= LIVENESS:
         return NOT_ITS_BUSINESS
-    found = Gathered()
-    with put_in(bug):
-        for seed in range(TRACED_WALKS):
-            try:
-                records, _ = native_source.record_walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
-            except PropertyViolation:
-                continue
-            exclusive_traces(records, NAMESPACE, f"{bug.name} {seed}", TRACES_PER_WALK, found)
-    if not found.traces:
-        return Finding(False, "0 traces")
-    judgement = judge(EXCLUSIVE, found.traces, find_tools())
-    rejected = len(found.traces) - len(judgement.accepted)
-    return Finding(
-        rejected > 0, f"{rejected} of {len(found.traces)} traces" if rejected else f"{len(found.traces)} traces"
-    )
+    tried = Tried()
+    tried.add(bug.name, TRACED_WALKS, TRACES_PER_WALK)
+    tried.judge(find_tools())
+    count = sum(map(len, tried.traces.values()))
+    rejected = sum(counter[bug.name] for counter in tried.rejected.values())
+    return Finding(rejected > 0, f"{rejected} of {count} traces" if rejected else f"{count} traces")
 
 
 def simulator(_part: str, bug: Bug, limits: Limits) -> Finding:
-    """Whole clusters on virtual time."""
-    events = 0
-    with put_in(bug):
-        for seed in range(1, limits.seeds + 1):
-            try:
-                result = run_seed(seed)
-            except Exception as error:  # noqa: BLE001 - core's own assertions are findings too
-                return Finding(True, f"{seed} seeds, {events} events", type(error).__name__)
-            events += result.events
-            if result.violated:
-                return Finding(True, f"{seed} seeds, {events} events", result.violated)
-    return Finding(False, f"{limits.seeds} seeds")
+    """Whole clusters on virtual time, until one breaks a property of the bug."""
+    found = hunt(bug, range(1, limits.seeds + 1))
+    if not found.violated:
+        return Finding(False, f"{limits.seeds} seeds")
+    return Finding(True, f"{found.seeds} seeds, {found.events} events", found.violated)
 
 
 def tlc(_part: str, bug: Bug, _limits: Limits) -> Finding:
-    """A mutant of the same name in tla/mutants, which `make model-check` kills."""
+    """A mutant of the same name in tla/mutants, which `make model-check` kills by a property of the bug."""
     for path in sorted((ROOT / "tla" / "mutants").glob("*.toml")):
         for mutant in tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", []):
             if mutant["name"] == bug.name:
-                return Finding(True, str(mutant["config"]), str(mutant["killed_by"]))
+                named = str(mutant["killed_by"])
+                return Finding(named in bug.properties, str(mutant["config"]), named)
     return NOT_ITS_BUSINESS
 
 

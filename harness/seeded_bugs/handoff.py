@@ -245,7 +245,7 @@ def lease_from_newest_renewal(patched: pytest.MonkeyPatch) -> None:
     _answer_with(patched, lambda self, message, now_ms: max(self._renewals.sent_ms.values()))
 
 
-@bug(SHUT, SINGLE, FENCE, origin="PostHog #76169: a fence nobody is alive to apply")
+@bug(SHUT, SINGLE, FENCE, INSIDE, origin="PostHog #76169: a fence nobody is alive to apply")
 def gate_ignores_the_lease(patched: pytest.MonkeyPatch) -> None:
     """The gate looks at rights only, not at the clock."""
 

@@ -16,8 +16,9 @@ Prepare = Callable[[pytest.MonkeyPatch], None]
 
 @frozen
 class Bug:
-    """`origin`: the report of a real system that had it, empty if it was thought up. `properties`: at least one of
-    these must be named by whoever finds it. `stalls`: how often walks of hosts and leaders freeze hosts (native_walk).
+    """`origin`: the report of a real system that had it, empty if it was thought up. `properties`: whoever finds it
+    must name one of these, but for those who compare with the specification and name nothing. `stalls`: how often walks
+    of hosts and leaders freeze hosts (native_walk).
     """
 
     name: str

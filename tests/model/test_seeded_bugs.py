@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from attrs import evolve
 from click.testing import CliRunner
 
 from harness.seeded_bugs import OF_CORE, all_bugs
 from harness.seeded_bugs.__main__ import is_found, main, markdown
+from harness.seeded_bugs.finders import FINDERS, Limits
 from harness.seeded_bugs.registry import Bug
 
 
@@ -23,6 +26,24 @@ def test_the_command_finds_a_bug() -> None:
     assert result.exit_code == 0
     assert '"machines": "' in result.stdout
     assert '"no (' not in result.stdout
+
+
+WRONG = [
+    ("machines", "membership", "any_epoch_may_write"),
+    ("walks", "barrier", "unlock_without_update"),
+    ("walks", "handoff", "release_while_serving"),
+    ("simulator", "handoff", "grant_ignores_pending"),
+    ("TLC", "handoff", "grant_ignores_pending"),
+]
+
+
+@pytest.mark.parametrize(("finder", "part", "name"), WRONG, ids=[f"{finder}-{name}" for finder, _, name in WRONG])
+def test_a_failure_about_another_property_does_not_count(finder: str, part: str, name: str) -> None:
+    """The same bugs, said to break what they do not break."""
+    limits = Limits(examples=20, walks=3, seeds=2)
+    bug = next(bug for found in all_bugs().values() for bug in found if bug.name == name)
+    assert FINDERS[finder](part, bug, limits).found
+    assert FINDERS[finder](part, evolve(bug, properties=("Balance",)), limits).found is False
 
 
 def test_wrong_arguments_are_named() -> None:
