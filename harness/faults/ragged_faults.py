@@ -16,7 +16,6 @@ from harness.faults.probes import (
     RESET_DEADLINE_S,
     Heard,
     Held,
-    Probe,
     answering,
     filler,
     is_consensus,
@@ -76,17 +75,7 @@ class Around:
 class Slow(Around):
     """Everything comes through, later."""
 
-    _before: list[Probe] = Factory(list)
     _drawing: Background | None = None
-
-    async def resolve(self, world: World) -> str:
-        """See `Nemesis`."""
-        target = await Around.resolve(self, world)
-        self._before = await self._probes()
-        return target
-
-    async def _probes(self) -> list[Probe]:
-        return await asyncio.gather(*(probe(link.address, timeout_s=5, filler=FILLER) for link in self._probed))
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
@@ -121,18 +110,33 @@ class Slow(Around):
         if not self._probed:
             self.problem = NO_ANSWER
             return ""
-        times: list[int] = []
+        through: list[int] = []
+        beside: list[int] = []
 
-        async def answered() -> bool:
-            times[:] = [late.milliseconds for late in await self._probes() if late.heard is Heard.ANSWERED]
-            return bool(times)
+        async def slower() -> bool:
+            through[:], beside[:] = await self._times()
+            return self._shown_by(through, beside)
 
-        await retried(answered)
-        quickest_before = min((early.milliseconds for early in self._before), default=0)
-        if times and min(times) >= max(self._least_ms(), quickest_before + 1):
-            return f"{len(times)} probed links answer after {min(times)} ms at least; it was {quickest_before} ms"
-        self.problem = f"probed links answer after {times} ms; at least {self._least_ms()} ms were expected"
+        await retried(slower)
+        compared = f"after {through} ms, their servers without them after {beside} ms"
+        if self._shown_by(through, beside):
+            return f"{len(through)} probed links answer {compared}"
+        self.problem = f"probed links answer {compared}; at least {self._least_ms()} ms, and later, were expected"
         return ""
+
+    def _shown_by(self, through: list[int], beside: list[int]) -> bool:
+        return bool(through and beside) and min(through) >= max(self._least_ms(), min(beside) + 1)
+
+    async def _times(self) -> tuple[list[int], list[int]]:
+        """After how many milliseconds links answer, and the servers behind them without the links: a busy machine is
+        slow on both ways."""
+        addresses = [*(link.address for link in self._probed), *(link.upstream for link in self._probed)]
+        found = await asyncio.gather(*(probe(address, timeout_s=5, filler=FILLER) for address in addresses))
+        times = [
+            [each.milliseconds for each in half if each.heard is Heard.ANSWERED]
+            for half in (found[: len(self._probed)], found[len(self._probed) :])
+        ]
+        return times[0], times[1]
 
     def _least_ms(self) -> int:
         """What the probe must take at least, going by the fault's size."""

@@ -24,6 +24,7 @@ from callboard.core.slot_membership import NATIVE_LEVEL
 from callboard.core.versions import Policy
 from harness.faults.bounds import PROCESS_START_MS, convergence_ms
 from harness.faults.checkers.convergence import convergence_figures
+from harness.faults.checkers.tables import ENDING
 from harness.faults.checkers.verdict import Verdict
 from harness.faults.cluster import (
     ELECTION_MS,
@@ -343,6 +344,7 @@ class _Run:
             kept = history_settings(self.settings, self.schedule)
             bound_ms = max(convergence_ms(kept, name) for name in (NAMESPACE, REGISTER)) + PROCESS_START_MS
             await observers.wait_arrived(self._hosts(cluster, workloads), bound_ms / 1000 + 1)
+        self.recorder.note(ENDING)
         await observers.stop()
         await self._end_in_order(cluster)
         self.report.figures["versions"] = dict(observers.versions)

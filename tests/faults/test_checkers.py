@@ -226,3 +226,13 @@ def test_invalid_comes_before_unknown_before_valid() -> None:
     assert worst([]) is Verdict.VALID
     assert worst([Verdict.VALID, Verdict.UNKNOWN]) is Verdict.UNKNOWN
     assert worst([Verdict.UNKNOWN, Verdict.INVALID, Verdict.VALID]) is Verdict.INVALID
+
+
+def test_what_hosts_install_while_all_are_ended_was_watched_by_nobody() -> None:
+    def late(*ending: Note) -> Verdict:
+        installed = note("table", 20, host="x", incarnation=1, version=2, digest="d")
+        return check_tables(history(committed(1), *ending, installed)).verdict
+
+    assert late(note("ending", 10)) is Verdict.VALID
+    assert late(note("ending", 30)) is Verdict.INVALID
+    assert late() is Verdict.INVALID

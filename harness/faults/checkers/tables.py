@@ -9,6 +9,8 @@ from harness.faults.history import History, Note
 
 TABLE = "table"
 """Note of a table that a host or watcher installed: host, incarnation, version, digest."""
+ENDING = "ending"
+"""Note of the moment from which processes were ended and nobody watched the replicas any more."""
 COMMITTED = "committed"
 """Note of a table in the replicated state of some replica: version, digest, replica."""
 
@@ -18,8 +20,10 @@ def check_tables(history: History) -> CheckResult:
     everywhere; and nobody installs what was never committed."""
     installed = list(history.notes_of(TABLE))
     committed = list(history.notes_of(COMMITTED))
+    ending_ns = min((note.at_ns for note in history.notes_of(ENDING)), default=None)
+    watched = [note for note in installed if ending_ns is None or note.at_ns < ending_ns]
     figures = {"installed": len(installed), "committed": len(committed)}
-    problem = _not_monotonic(installed) or _disagreement([*committed, *installed]) or _uncommitted(installed, committed)
+    problem = _not_monotonic(installed) or _disagreement([*committed, *installed]) or _uncommitted(watched, committed)
     if problem:
         return CheckResult("tables", Verdict.INVALID, (problem,), figures)
     verdict = Verdict.VALID if installed else Verdict.UNKNOWN
