@@ -95,8 +95,6 @@ def _cut_off(at_s: float, duration_s: float, **parameters: str) -> FaultSpec:
 
 DRAINS = tuple(FaultSpec("host_drain", 0.5 + 4 * place, 3, "hosts", f"h{place + 1}") for place in range(3))
 """One host after the other gives all its slots away, and gets some back."""
-LONG_DRAIN = {"times": {"lease_ms": 5000, "drain_ms": 2000, "failure_timeout_ms": 5200}}
-"""Even the longest turns may end where they began."""
 
 CONTROLS = (
     Control("turns_at_once", ("turn_based",), 3, habits=BUSY, slow=False),
@@ -148,8 +146,8 @@ CONTROLS = (
             FaultSpec("pause", 5.7, 6.5, "pause", "leader"),
         ),
     ),
-    Control("grants_without_release", ("single_activation",), 13, DRAINS, options=LONG_DRAIN, habits=BUSY),
-    Control("released_before_drained", ("single_activation",), 13, DRAINS, options=LONG_DRAIN, habits=BUSY),
+    Control("grants_without_release", ("single_activation",), 13, DRAINS, habits=BUSY),
+    Control("released_before_drained", ("single_activation",), 13, DRAINS, habits=BUSY),
     Control(
         "gate_not_checked",
         ("gate",),
