@@ -19,7 +19,7 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-def connect_and_fall_silent(port: int, message: bytes) -> socket.socket:
+def connect_and_fall_silent(port: int, message: bytes, method: bytes = METHOD) -> socket.socket:
     """Open a stream, send `message` as its first, and return the socket, which nobody reads."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
@@ -29,7 +29,7 @@ def connect_and_fall_silent(port: int, message: bytes) -> socket.socket:
         for name, value in (
             (b":method", b"POST"),
             (b":scheme", b"http"),
-            (b":path", METHOD),
+            (b":path", method),
             (b":authority", b"localhost"),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),

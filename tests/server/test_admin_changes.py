@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
 from callboard.cli.main import main
+from callboard.consensus.interface import BarrierFailed, Engine
 from callboard.core.commands import Command, CommitNativeBatch, OperatorRequest
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord
@@ -149,6 +150,10 @@ class OthersAskMeanwhile:
         return self.replica.state
 
     @property
+    def engine(self) -> Engine:
+        return self.replica.engine
+
+    @property
     def epoch(self) -> int:
         assert self.replica.office is not None
         return self.replica.office.epoch
@@ -177,6 +182,23 @@ async def test_marks_that_are_made_at_the_same_time_are_all_kept(replica: Replic
         nobody: Any = None  # who asks only matters when something is refused
         await asyncio.gather(*(changes.mark_host(request, nobody) for request in requests))
     assert replica.state.native["carts"].marks["h1"] == HostMark("h1", cordoned=True, draining=True, weight=7)
+
+
+async def test_without_a_quorum_nobody_says_that_nothing_has_to_be_done(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deposed leader that does not know it yet would answer by an old state."""
+    await done(replica, "namespace", "create", "carts")
+    assert "h1 is no member" in await done(replica, "remove", "h1", "--namespace=carts")
+
+    async def no_quorum(*, timeout_ms: int) -> int:
+        raise BarrierFailed(f"no majority within {timeout_ms} ms")
+
+    monkeypatch.setattr(replica.engine, "barrier", no_quorum)
+    for refused in (("remove", "h1", "--namespace=carts"), ("cordon", "h1", "--namespace=nowhere")):
+        result = await callboard(replica, *refused)
+        assert result.exit_code == 3
+        assert "UNAVAILABLE: nothing was changed: no majority" in result.output
 
 
 async def test_a_whole_zone_is_drained_in_one_change(replica: Replica) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
@@ -18,7 +19,7 @@ import grpc.aio
 import structlog
 from attrs import evolve
 
-from callboard.consensus.interface import NotApplied, ProposalError
+from callboard.consensus.interface import BarrierFailed, Engine, NotApplied, ProposalError
 from callboard.core.commands import (
     Command,
     CommitNativeBatch,
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 
 ANSWERS_KEPT = 1024
 """In this replica's memory."""
+BARRIER_TIMEOUT_MS = 3000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,6 +73,10 @@ class OfficeView(Protocol):
 
 class ChangedReplica(Protocol):
     """What the handlers need of the replica."""
+
+    @property
+    def engine(self) -> Engine:
+        """Its engine."""
 
     @property
     def office(self) -> OfficeView | None:
@@ -219,7 +225,7 @@ class AdminChanges:
     ) -> admin_pb2.ChangeReply:
         in_log = asked if self._replica.state.feature_level >= OPERATOR_LEVEL else None
         try:
-            command = command_of(office)
+            command = await self._command(office, command_of)
             if isinstance(command, admin_pb2.ChangeReply):
                 return command
             answer, index = await office.propose_at(command, in_log)
@@ -227,7 +233,7 @@ class AdminChanges:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except NotApplied as error:
+        except (NotApplied, BarrierFailed) as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"nothing was changed: {error}")
         except ProposalError as error:
             await context.abort(
@@ -237,6 +243,23 @@ class AdminChanges:
             await context.abort(STATUS_OF.get(answer.code, grpc.StatusCode.UNKNOWN), answer.detail)
         known = self._of_log(in_log.request_id) if in_log is not None else None
         return known[1] if known is not None else _reply(answer, index)
+
+    async def _command(
+        self, office: OfficeView, command_of: Callable[[OfficeView], Command | admin_pb2.ChangeReply]
+    ) -> Command | admin_pb2.ChangeReply:
+        """What to put into the log; or the answer if nothing has to be, by a state that is surely not old: this replica
+        may be deposed without knowing it.
+
+        Raises:
+            LookupError, ValueError: as `command_of` does.
+            BarrierFailed: without a quorum nobody can say that nothing has to be done.
+        """
+        with suppress(LookupError):
+            command = command_of(office)
+            if not isinstance(command, admin_pb2.ChangeReply):
+                return command
+        await self._replica.engine.barrier(timeout_ms=BARRIER_TIMEOUT_MS)
+        return command_of(office)
 
 
 def _asked(request: Any) -> OperatorRequest | None:

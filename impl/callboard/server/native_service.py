@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -16,6 +16,7 @@ from callboard.core.slot_records import NativeNamespace
 from callboard.protos import convert
 from callboard.protos.generated import fronts_pb2, host_pb2
 from callboard.server import native_views
+from callboard.server.endings import abort
 from callboard.server.native_runner import NativeRunner
 from callboard.server.native_session import HostSession, LocalWay, Outgoing, RelayedWay, Way, malformed
 from callboard.server.office import NamespaceRefusedError, Office
@@ -108,13 +109,13 @@ class NativeService:
             hello = await self._first_hello(context)
             refusal = self._refusal(hello, context)
             if refusal is not None:
-                await _abort(context, refusal)
+                await abort(context, refusal)
             await context.send_initial_metadata(())
             ending = await session.serve(hello, lambda later: self._refusal(later, context), self._attach)
         finally:
             self._sessions.discard(session)
         if ending.code != "OK":
-            await _abort(context, ending)
+            await abort(context, ending)
 
     async def _first_hello(self, context: Context) -> host_pb2.Hello:
         timeout_s = self._settings.hello_timeout_ms / 1000
@@ -128,7 +129,7 @@ class NativeService:
         try:
             message = host_pb2.HostMessage.FromString(payload)
         except DecodeError:
-            await _abort(context, malformed(payload))
+            await abort(context, malformed(payload))
         if not message.HasField("hello"):
             kind = message.WhichOneof("message") or "unknown"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the first message is no hello but {kind}")
@@ -212,7 +213,10 @@ class NativeService:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first relayed message is no hello")
         runner = await _runner_of(office, message.message.hello.namespace)
         if not isinstance(runner, NativeRunner):
-            await _abort(context, runner or Ending("UNAVAILABLE", "the office ended"))
+            await abort(context, runner or Ending("UNAVAILABLE", "the office ended"))
+        # Sent by itself, as for sessions: headers that leave with a message would be sent again by an `abort` that
+        # interrupts that write, which gRPC refuses.
+        await context.send_initial_metadata(())
         stream_id = runner.open(outgoing)
         try:
             runner.receive(stream_id, message.message, by_front=message.repeated_by_front)
@@ -221,7 +225,7 @@ class NativeService:
             ending = Ending("INVALID_ARGUMENT", str(error))
         finally:
             runner.disconnected(stream_id)
-        await _abort(context, ending)
+        await abort(context, ending)
 
     async def _serve_relay(self, runner: NativeRunner, stream_id: int, outgoing: Outgoing, context: Context) -> Ending:
         async def read() -> Ending:
@@ -328,8 +332,3 @@ def _relayed(payload: bytes) -> fronts_pb2.RelayedMessage | None:
         return fronts_pb2.RelayedMessage.FromString(payload)
     except DecodeError:
         return None
-
-
-async def _abort(context: Context, ending: Ending) -> NoReturn:
-    await context.abort(grpc.StatusCode[ending.code], ending.text)
-    raise AssertionError("abort raises")

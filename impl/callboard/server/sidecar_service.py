@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -23,6 +23,7 @@ from callboard.core.sidecar_protocol import (
 )
 from callboard.protos.generated import placement_pb2
 from callboard.server.byte_window import ByteWindow
+from callboard.server.endings import abort
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.office import NamespaceRefusedError, Office
 from callboard.server.settings import SidecarSettings
@@ -92,7 +93,7 @@ class SidecarService:
         finally:
             if stream is not None and runner is not None:
                 runner.disconnected(stream)
-        await _abort(context, ending)
+        await abort(context, ending)
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class SidecarService:
             await context.abort(grpc.StatusCode.UNKNOWN, "EOF")
         first = _parse(payload)
         if first is None:
-            await _abort(context, _malformed(payload))
+            await abort(context, _malformed(payload))
         message = _message(first)
         refusal = (
             trust_domain_problem(identity, self._trust_domain)
@@ -138,7 +139,7 @@ class SidecarService:
             or first_message_problem(message)
         )
         if refusal is not None:
-            await _abort(context, Ending(refusal.status, refusal.text))
+            await abort(context, Ending(refusal.status, refusal.text))
         return first
 
     async def _runner(self, office: Office, namespace: str, context: Context) -> NamespaceRunner:
@@ -255,8 +256,3 @@ def _message(host: placement_pb2.Host) -> SidecarMessage:
         operation=int(host.operation),
         version=host.version if host.HasField("version") else None,
     )
-
-
-async def _abort(context: Context, ending: Ending) -> NoReturn:
-    await context.abort(grpc.StatusCode[ending.code], ending.text)
-    raise AssertionError("abort raises")
