@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from callboard.core.barrier_records import BarrierSettings
 from callboard.core.native_host import HELLO_REPEAT_MS
@@ -32,14 +32,27 @@ CALM_MS = CALL_MS + 300
 """So long everything has to be right at a stretch, and every call that begins in it has to succeed."""
 
 
+@frozen
+class Problem:
+    """Something of a namespace that is not right yet, and which property breaks if it stays so."""
+
+    namespace: str
+    name: str
+    text: str
+
+
 @define(eq=False)
 class Liveness:
     """See the module's description."""
 
     world: World
     healed_ms: int = field(init=False, default=0)
-    took_ms: int = field(init=False, default=0)
-    bound_ms: int = field(init=False, default=0)
+    bounds_ms: dict[str, int] = field(init=False, factory=dict)
+    """Of each namespace, since the heal; none before it."""
+    took_ms: dict[str, int] = field(init=False, factory=dict)
+    """When each namespace came right for good."""
+    _office_ms: int = field(init=False, default=0)
+    """When somebody was last in office, since the heal."""
     _waiting: dict[tuple[object, ...], int] = field(init=False, factory=dict)
     """Slots that have been ready to be served, and were not, since so long after the heal."""
 
@@ -89,49 +102,88 @@ class Liveness:
         """Let time go on until everything was right for a while, with every call of that while served.
 
         Raises:
-            PropertyViolation: that did not begin within the bound.
+            PropertyViolation: that did not begin within its bound.
         """
-        world, kernel = self.world, self.world.kernel
-        self.healed_ms = kernel.now_us // MS
-        native = [self.served_ms(each.settings) for each in world.plan.native_namespaces]
-        self.bound_ms = max(native + [self.rounds_ms(each.barrier) for each in world.plan.barrier_namespaces])
+        self._begin()
         right_since_ms: int | None = None
         while True:
-            kernel.run_until(kernel.now_us + STEP_MS * MS)
-            passed_ms = kernel.now_us // MS - self.healed_ms
-            problem = self.problem()
-            if problem is not None:
-                self._others_are_served(passed_ms)
-            else:
+            self._step()
+            problems = self._problems()
+            if not problems:
                 self._waiting.clear()
-                problem = world.take_unserved()
-            if problem is not None:
+                problems = self.world.take_unserved()
+            else:
+                self._others_are_served(self._passed_ms)
+            self._judge(problems)
+            if problems:
                 right_since_ms = None
-                if passed_ms > self.bound_ms:
-                    name, text = problem
-                    raise PropertyViolation(name, f"{text}, {passed_ms} ms after the heal (bound {self.bound_ms} ms)")
             elif right_since_ms is None:
-                right_since_ms = passed_ms
-                world.begin_calm()
-            elif passed_ms - right_since_ms >= CALM_MS:
-                self.took_ms = right_since_ms
+                right_since_ms = self._passed_ms
+                self.world.begin_calm()
+            elif self._passed_ms - right_since_ms >= CALM_MS:
                 return
 
-    def problem(self) -> tuple[str, str] | None:
-        """Property and text of something that is not right yet."""
-        if self._in_office() is None:
-            return "EventuallyServed", "nobody is in office"
-        for namespace in self.world.plan.native_namespaces:
-            found = self._members(namespace) or self._served(namespace)
-            if found is not None:
-                return found
-        for namespace in self.world.plan.barrier_namespaces:
-            text = self._sidecars(namespace)
-            if text is not None:
-                return "Convergence", text
-        return None
+    def _begin(self) -> None:
+        plan = self.world.plan
+        self.healed_ms = self.world.kernel.now_us // MS
+        self.bounds_ms = {each.name: self.served_ms(each.settings) for each in plan.native_namespaces}
+        self.bounds_ms |= {each.name: self.rounds_ms(each.barrier) for each in plan.barrier_namespaces}
 
-    def _sidecars(self, plan: NamespacePlan) -> str | None:
+    def _step(self) -> None:
+        kernel = self.world.kernel
+        kernel.run_until(kernel.now_us + STEP_MS * MS)
+
+    @property
+    def _passed_ms(self) -> int:
+        return self.world.kernel.now_us // MS - self.healed_ms
+
+    def _judge(self, problems: list[Problem]) -> None:
+        """Each namespace has a bound of its own; another one's longer bound is no excuse."""
+        passed_ms, wrong = self._passed_ms, {problem.namespace for problem in problems}
+        for namespace in self.bounds_ms:
+            if namespace in wrong:
+                self.took_ms.pop(namespace, None)
+            else:
+                self.took_ms.setdefault(namespace, passed_ms)
+        for problem in problems:
+            bound_ms = self.bounds_ms[problem.namespace]
+            if passed_ms > bound_ms:
+                text = f"{problem.text}, {passed_ms} ms after the heal (bound {bound_ms} ms)"
+                raise PropertyViolation(problem.name, text)
+
+    def shares(self) -> dict[str, float]:
+        """What part of its bound each policy needed, at most."""
+        found: dict[str, float] = {}
+        for plan in self.world.plan.namespaces:
+            if plan.name in self.took_ms:
+                share = self.took_ms[plan.name] / self.bounds_ms[plan.name]
+                found[plan.policy.value] = max(share, found.get(plan.policy.value, 0.0))
+        return found
+
+    def _problems(self) -> list[Problem]:
+        """What is not right yet: at most one problem of each namespace."""
+        plan = self.world.plan
+        if not self._somebody_is_in_office():
+            return [Problem(each.name, "EventuallyServed", "nobody is in office") for each in plan.namespaces]
+        native = [self._members(each) or self._served(each) for each in plan.native_namespaces]
+        sidecars = [self._sidecars(each) for each in plan.barrier_namespaces]
+        return [problem for problem in (*native, *sidecars) if problem is not None]
+
+    def _somebody_is_in_office(self) -> bool:
+        """Also demands it within its own bound, since the heal or since the last one lost office."""
+        if self._in_office() is not None:
+            self._office_ms = self._passed_ms
+            return True
+        if self._passed_ms - self._office_ms > self.office_ms():
+            text = f"nobody is in office for {self._passed_ms - self._office_ms} ms (bound {self.office_ms()} ms)"
+            raise PropertyViolation("EventuallyServed", text)
+        return False
+
+    def _sidecars(self, plan: NamespacePlan) -> Problem | None:
+        text = self._not_up_to_date(plan)
+        return None if text is None else Problem(plan.name, "Convergence", text)
+
+    def _not_up_to_date(self, plan: NamespacePlan) -> str | None:
         """Every sidecar that lives is connected, not locked, and has the newest tables, in which all of them are."""
         world = self.world
         namespace = world.history.state.namespaces[plan.name]
@@ -199,18 +251,19 @@ class Liveness:
             if host.namespace == namespace.name and host.alive and not host.stopped and not self.world.is_broken(host)
         ]
 
-    def _members(self, plan: NamespacePlan) -> tuple[str, str] | None:
+    def _members(self, plan: NamespacePlan) -> Problem | None:
         namespace = self.world.history.state.native[plan.name]
         hosts = self._expected(plan)
         members = {member.incarnation for member in namespace.members.values()}
         for host in hosts:
             if host.machine.incarnation not in members:
-                return "Convergence", f"{host.name} is no member of {plan.name}"
+                return Problem(plan.name, "Convergence", f"{host.name} is no member of {plan.name}")
             if host.version != namespace.version.wire:
-                return "Convergence", f"{host.name} has version {host.version} of {namespace.version.wire}"
+                text = f"{host.name} has version {host.version} of {namespace.version.wire}"
+                return Problem(plan.name, "Convergence", text)
         ghosts = members - {host.machine.incarnation for host in hosts}
         if ghosts:
-            return "Convergence", f"members {sorted(ghosts)} of {plan.name} are nobody who lives"
+            return Problem(plan.name, "Convergence", f"members {sorted(ghosts)} of {plan.name} are nobody who lives")
         return None
 
     def may_be_served(self, namespace: str, kind: str, slot: int) -> bool:
@@ -230,7 +283,7 @@ class Liveness:
             and not (host.name in marks and (marks[host.name].cordoned or marks[host.name].draining))
         ]
 
-    def _served(self, plan: NamespacePlan) -> tuple[str, str] | None:
+    def _served(self, plan: NamespacePlan) -> Problem | None:
         namespace = self.world.history.state.native[plan.name]
         by_incarnation = {host.machine.incarnation: host for host in self._expected(plan)}
         for kind, table in namespace.tables.items():
@@ -240,18 +293,21 @@ class Liveness:
                 if owner == 0 and not able:
                     continue
                 if host is None:
-                    return "EventuallyServed", f"{kind}/{slot} of {plan.name} belongs to {owner}, who does not live"
+                    text = f"{kind}/{slot} of {plan.name} belongs to {owner}, who does not live"
+                    return Problem(plan.name, "EventuallyServed", text)
                 if not isinstance(host.machine.admit(kind, slot, host.now_ms()), Right):
-                    return "EventuallyServed", f"{kind}/{slot} of {plan.name} is not served by its owner {host.name}"
+                    text = f"{kind}/{slot} of {plan.name} is not served by its owner {host.name}"
+                    return Problem(plan.name, "EventuallyServed", text)
                 if plan.policy is not Policy.EXCLUSIVE:
                     for other in by_incarnation.values():
                         if other is not host and isinstance(other.machine.admit(kind, slot, other.now_ms()), Right):
                             text = f"{kind}/{slot} of {plan.name} is served by {other.name} besides {host.name}"
-                            return "DuplicateWindow", text
+                            return Problem(plan.name, "DuplicateWindow", text)
         return None
 
-    def duplicate(self, text: str) -> None:
+    def duplicate(self, namespace: str, text: str) -> None:
         """Two activations overlap now, under policy `eventual`. After the heal that may be within the bound only."""
-        passed_ms = self.world.kernel.now_us // MS - self.healed_ms
-        if self.bound_ms and passed_ms > self.bound_ms:
-            raise PropertyViolation("DuplicateWindow", f"{text}, {passed_ms} ms after the heal")
+        bound_ms = self.bounds_ms.get(namespace)
+        if bound_ms is not None and self._passed_ms > bound_ms:
+            text = f"{text}, {self._passed_ms} ms after the heal (bound {bound_ms} ms)"
+            raise PropertyViolation("DuplicateWindow", text)

@@ -40,7 +40,10 @@ def campaign_text(summary: dict[str, Any]) -> str:
             "right again after the heal, p50 / p95 / max",
             f"{converged['p50']} / {converged['p95']} / {converged['max']} ms",
         ),
-        ("largest share of its bound", f"{100 * converged['largest_share_of_bound']:.0f} %"),
+    ]
+    rows += [
+        (f"largest share of its bound, policy `{policy}`", f"{100 * share:.0f} %")
+        for policy, share in summary["largest_share_of_bound"].items()
     ]
     lines = [f"`python -m harness.simulation --seeds {seeds}`:", "", "| what | count |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]

@@ -24,7 +24,7 @@ from harness.simulation.faults import Faults
 from harness.simulation.history import History
 from harness.simulation.hosts import Host
 from harness.simulation.kernel import MS, Clock, EventLog, Kernel, Process
-from harness.simulation.liveness import Liveness
+from harness.simulation.liveness import Liveness, Problem
 from harness.simulation.network import Network
 from harness.simulation.office import Office
 from harness.simulation.plan import NamespacePlan, Plan
@@ -79,7 +79,7 @@ class World:
     liveness: Liveness = field(init=False)
     _numbers: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
     _names: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
-    _unserved: str = field(init=False, default="")
+    _unserved: dict[str, str] = field(init=False, factory=dict)
     _sidecar_tables: dict[tuple[str, int, int], tuple[Mapping[str, Member], Tables]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -182,24 +182,24 @@ class World:
         """Two hosts run an actor at once."""
         if host.policy is Policy.EXCLUSIVE:
             raise PropertyViolation("SingleActivation", f"{host.name} and {other.name} both run {actor}")
-        self.liveness.duplicate(f"{host.name} and {other.name} both run {actor}")
+        self.liveness.duplicate(host.namespace, f"{host.name} and {other.name} both run {actor}")
 
     def not_served(self, actor: tuple[str, str, str], text: str) -> None:
         """A call of the calm time at the end did not succeed, though somebody there could serve it."""
         namespace, kind, actor_id = actor
         if self.liveness.may_be_served(namespace, kind, slot_of(kind, actor_id, self.plan.slot_bits)):
-            self._unserved = self._unserved or text
+            self._unserved.setdefault(namespace, text)
 
     def begin_calm(self) -> None:
         """Everything is right: from here on calls have to be served."""
-        self._unserved = ""
+        self._unserved.clear()
         for caller in self.callers:
             caller.calm_from = self.next_number()
 
-    def take_unserved(self) -> tuple[str, str] | None:
-        """Whether a call was not served since `begin_calm`."""
-        text, self._unserved = self._unserved, ""
-        return ("EventuallyServed", text) if text else None
+    def take_unserved(self) -> list[Problem]:
+        """Calls that were not served since `begin_calm`."""
+        unserved, self._unserved = self._unserved, {}
+        return [Problem(namespace, "EventuallyServed", text) for namespace, text in unserved.items()]
 
     # ---- processes
 
