@@ -15,6 +15,7 @@ from random import Random
 
 from attrs import frozen
 
+from callboard.core.versions import Policy
 from harness.conformance.models import MODELS
 from harness.conformance.paths import kept_graph, run_model
 from harness.conformance.trace_mutants import EVERY_BUG, LIVENESS, Tried
@@ -75,6 +76,8 @@ NOT_ITS_BUSINESS = Finding(None)
 
 def machines(part: str, bug: Bug, limits: Limits) -> Finding:
     """Hypothesis machines that run code and model side by side."""
+    if bug.policy is not Policy.EXCLUSIVE:
+        return NOT_ITS_BUSINESS
     module, name = MACHINES[part]
     machine: type[SideBySide] = getattr(import_module(f"tests.model.{module}"), name)
     with put_in(bug):
@@ -98,7 +101,7 @@ def walks(part: str, bug: Bug, limits: Limits) -> Finding:
                 if part == "barrier":
                     barrier_walk(BarrierNetwork(settings_of(seed)), Random(seed), STEPS)
                 else:
-                    walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls)
+                    walk(seed, 300 if bug.stalls else 120, stalls=bug.stalls, policy=bug.policy)
             except PropertyViolation as violation:
                 if violation.name in bug.properties:
                     return Finding(True, f"{seed + 1} walks", violation.name)
@@ -107,6 +110,8 @@ def walks(part: str, bug: Bug, limits: Limits) -> Finding:
 
 def paths(part: str, bug: Bug, _limits: Limits) -> Finding:
     """Paths through TLC's state graphs of the small models of this part, replayed on core (every pair of actions)."""
+    if bug.policy is not Policy.EXCLUSIVE:
+        return NOT_ITS_BUSINESS
     steps = 0
     for model in MODELS:
         if model.specification != SPECIFICATIONS[part] or model.large:
@@ -122,7 +127,7 @@ def paths(part: str, bug: Bug, _limits: Limits) -> Finding:
 
 def traces(_part: str, bug: Bug, _limits: Limits) -> Finding:
     """Traces of walks, judged by TLC against the trace specifications. What never happens shows in no finite trace."""
-    if bug not in EVERY_BUG or set(bug.properties) <= LIVENESS:
+    if bug not in EVERY_BUG or set(bug.properties) <= LIVENESS or bug.policy is not Policy.EXCLUSIVE:
         return NOT_ITS_BUSINESS
     tried = Tried()
     tried.add(bug.name, TRACED_WALKS, TRACES_PER_WALK)

@@ -207,7 +207,12 @@ def failed_rounds_end_all_rounds(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(NativeLeader, "_round_failed", lambda self, round_id: None)
 
 
-@bug(SERVED, "Convergence", "SlowHostIsolation")
+@bug(
+    SERVED,
+    "Convergence",
+    "SlowHostIsolation",
+    origin="callboard 26025c7: under policy eventual a host was removed after one renewal was lost",
+)
 def lost_reports_are_not_asked_for(patched: pytest.MonkeyPatch) -> None:
     """Whoever builds on a renewal that was lost is not asked to say everything again."""
     patched.setattr(KnownHost, "holding_known", property(lambda self: True))
@@ -358,6 +363,18 @@ def admits_to_lost_slot(patched: pytest.MonkeyPatch) -> None:
     original, original_drained = Rights.drain, Rights.drained
     patched.setattr(Rights, "drain", drain)
     patched.setattr(Rights, "drained", drained)
+
+
+@bug("ExactlyOneAfterHeal", INSIDE, policy=Policy.EVENTUAL)
+def lost_slots_are_kept(patched: pytest.MonkeyPatch) -> None:
+    """A host of policy eventual never lets go of slots that its table took away."""
+
+    def stop_admitting(self: NativeHost, slots: list[tuple[str, int]], now_ms: int) -> None:
+        if self.policy is not Policy.EVENTUAL:
+            original(self, slots, now_ms)
+
+    original = NativeHost._stop_admitting
+    patched.setattr(NativeHost, "_stop_admitting", stop_admitting)
 
 
 @bug(SHUT, SINGLE, origin="Orleans #6883: handoff during an orderly stop races the end")

@@ -9,6 +9,7 @@ import pytest
 from attrs import frozen
 
 from callboard.core import membership, snapshot
+from callboard.core.versions import Policy
 from callboard.server import machine
 
 Prepare = Callable[[pytest.MonkeyPatch], None]
@@ -18,7 +19,7 @@ Prepare = Callable[[pytest.MonkeyPatch], None]
 class Bug:
     """`origin`: the report of a real system that had it, empty if it was thought up. `properties`: whoever finds it
     must name one of these, but for those who compare with the specification and name nothing. `stalls`: how often walks
-    of hosts and leaders freeze hosts (native_walk).
+    of hosts and leaders freeze hosts (native_walk); `policy`: of their namespace.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Bug:
     prepare: Prepare
     origin: str = ""
     stalls: int = 0
+    policy: Policy = Policy.EXCLUSIVE
 
 
 IMPORTED = {"apply": membership, "decode_state": snapshot, "encode_state": snapshot}
@@ -49,13 +51,16 @@ class Registrar:
 
     bugs: list[Bug]
 
-    def __call__(self, *properties: str, origin: str = "", stalls: int = 0) -> Callable[[Prepare], Prepare]:
+    def __call__(
+        self, *properties: str, origin: str = "", stalls: int = 0, policy: Policy = Policy.EXCLUSIVE
+    ) -> Callable[[Prepare], Prepare]:
         """Register the decorated function under its name; the first line of its docstring says what the bug is."""
 
         def register(prepare: Prepare) -> Prepare:
             lines = (prepare.__doc__ or "").strip().splitlines()
             assert lines, f"{prepare.__name__} needs a docstring"
-            self.bugs.append(Bug(prepare.__name__, lines[0].rstrip("."), properties, prepare, origin, stalls))
+            what = lines[0].rstrip(".")
+            self.bugs.append(Bug(prepare.__name__, what, properties, prepare, origin, stalls, policy))
             return prepare
 
         return register

@@ -40,7 +40,7 @@ def check_rights(network: NativeNetwork) -> None:
 
 
 def check_healed(network: NativeNetwork) -> None:
-    """No faults any more: within a bound of true time everybody has the newest table, and every slot is served."""
+    """No faults any more: within a bound of true time everybody has the newest table, and each slot has one server."""
     for process in network.processes:
         process.paused = False
         process.turns = [turn for turn in process.turns if not turn.stubborn and not turn.cut_off]
@@ -51,6 +51,8 @@ def check_healed(network: NativeNetwork) -> None:
             raise PropertyViolation("Convergence", problem)
         for problem in _unserved(network):
             raise PropertyViolation("EventuallyServed", problem)
+        for problem in _served_twice(network):
+            raise PropertyViolation("ExactlyOneAfterHeal", problem)
     _check_nobody_goes(network)
 
 
@@ -58,7 +60,7 @@ def _is_well_within(network: NativeNetwork, bound_ms: int) -> bool:
     for _ in range(0, bound_ms, 100):
         network.advance(100, settle=True)
         reconnect_lonely(network)
-        if not _unserved(network) and not _behind(network):
+        if not _unserved(network) and not _behind(network) and not _served_twice(network):
             return True
     return False
 
@@ -68,6 +70,8 @@ def _check_nobody_goes(network: NativeNetwork) -> None:
     before = set(network.members)
     network.start("late", ("cart", "user"))
     if not _is_well_within(network, LONGER_THAN_FAILURE_MS):
+        for problem in _served_twice(network):
+            raise PropertyViolation("ExactlyOneAfterHeal", problem)
         raise PropertyViolation("Convergence", "a host that joins has no table in time, or no slots")
     network.advance(LONGER_THAN_FAILURE_MS, settle=True)
     if before - network.members:
@@ -75,6 +79,8 @@ def _check_nobody_goes(network: NativeNetwork) -> None:
         raise PropertyViolation("Convergence", text)
     for problem in (*_behind(network), *_unserved(network)):
         raise PropertyViolation("Convergence", problem)
+    for problem in _served_twice(network):
+        raise PropertyViolation("ExactlyOneAfterHeal", problem)
 
 
 def reconnect_lonely(network: NativeNetwork) -> None:
@@ -117,6 +123,20 @@ def _unserved(network: NativeNetwork) -> list[str]:
                 continue
             if process is None:
                 found.append(f"{kind}/{slot} belongs to {owner}, who does not live")
-            elif not isinstance(process.machine.admit(kind, slot, process.clock.read(network.true_ms)), Right):
+            elif not _admits(network, process, (kind, slot)):
                 found.append(f"{kind}/{slot} is not served by {process.name}")
     return found
+
+
+def _served_twice(network: NativeNetwork) -> list[str]:
+    found = []
+    for kind, table in network.namespace.tables.items():
+        for slot in range(len(table.owners)):
+            admitting = [process.name for process in network.alive() if _admits(network, process, (kind, slot))]
+            if len(admitting) > 1:
+                found.append(f"{kind}/{slot} is served by {' and '.join(admitting)}")
+    return found
+
+
+def _admits(network: NativeNetwork, process: Process, slot: Slot) -> bool:
+    return isinstance(process.machine.admit(*slot, process.clock.read(network.true_ms)), Right)

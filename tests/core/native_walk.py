@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from callboard.core.native_host_records import LeaveRequested
+from callboard.core.versions import Policy
 from tests.core.native_checks import check_healed, check_rights
 from tests.core.native_network import NativeNetwork
 from tests.core.native_parts import KINDS, NAMES, SLOT_BITS, Path, Process
@@ -193,12 +194,19 @@ STEPS: dict[Step, int] = {
 
 
 def walk(
-    seed: int, steps: int, *, heal: bool = True, network: NativeNetwork | None = None, stalls: int = 0
+    seed: int,
+    steps: int,
+    *,
+    heal: bool = True,
+    network: NativeNetwork | None = None,
+    stalls: int = 0,
+    policy: Policy = Policy.EXCLUSIVE,
 ) -> NativeNetwork:
-    """So many steps, checked after each, then healing. `stalls`: weight of `stall`, which takes long."""
+    """So many steps, checked after each, then healing. `stalls`: weight of `stall`, which takes long. `policy`: of the
+    network that is made if none is given."""
     random = Random(seed)
     if network is None:
-        network = NativeNetwork(random)
+        network = NativeNetwork(random, policy)
     chosen, weights = [*STEPS, stall], [*STEPS.values(), stalls]
     start(network, random)
     for step in random.choices(chosen, weights, k=steps):

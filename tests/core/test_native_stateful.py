@@ -11,6 +11,7 @@ from callboard.core.versions import Policy
 from harness.seeded_bugs.handoff import BUGS
 from harness.seeded_bugs.registry import Bug
 from harness.violation import PropertyViolation
+from tests.core.native_checks import check_healed
 from tests.core.native_network import NativeNetwork
 from tests.core.native_parts import SETTINGS
 from tests.core.native_walk import walk
@@ -50,8 +51,21 @@ def test_seeded_bugs_are_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> No
     bug.prepare(monkeypatch)
     for seed in range(MUTANT_WALKS):
         try:
-            walk(seed, LONG_WALK_STEPS if bug.stalls else WALK_STEPS, stalls=bug.stalls)
+            walk(seed, LONG_WALK_STEPS if bug.stalls else WALK_STEPS, stalls=bug.stalls, policy=bug.policy)
         except PropertyViolation as violation:
             if violation.name in bug.properties:
                 return
     pytest.fail(f"{bug.name} survived {MUTANT_WALKS} walks")
+
+
+def test_a_slot_that_is_served_in_two_places_after_the_heal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody calls meanwhile: only the end shows it."""
+    bug = next(bug for bug in BUGS if bug.name == "lost_slots_are_kept")
+    bug.prepare(monkeypatch)
+    network = NativeNetwork(Random(1), bug.policy)
+    network.start("a", ("cart",))
+    network.advance(500, settle=True)
+    network.start("b", ("cart",))
+    with pytest.raises(PropertyViolation, match="is served by a and b") as caught:
+        check_healed(network)
+    assert caught.value.name == "ExactlyOneAfterHeal"
