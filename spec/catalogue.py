@@ -4,17 +4,19 @@
     python -m spec.catalogue --write    put it into spec/README.md
     python -m spec.catalogue --check    exit with 1 if the table there says what is not so
 
-The names are the source of truth: a module belongs into a column if it lies in the column's place and mentions the
-property. A column that is empty without a reason is an error, and so is a reason for one that is not.
-What a property says, and why a column of it is empty, is in spec/properties.toml.
+The names are the source of truth: a module belongs into a column if it lies in the column's place and its code, not
+only its comments, names the property. Checkers of histories have names of their own: spec/properties.toml has them. A
+column that is empty without a reason is an error, and so is a reason for one that is not. What a property says, and why
+a column of it is empty, is in spec/properties.toml.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,22 +24,29 @@ from typing import Any
 from attrs import Factory, frozen
 
 from harness.seeded_bugs import all_bugs
+from harness.simulation import model_bugs
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "spec" / "README.md"
 PROPERTIES = ROOT / "spec" / "properties.toml"
 BEGIN, END = "<!-- properties: made by python -m spec.catalogue --write -->", "<!-- end of properties -->"
+DRAWN_PLACES = ("tests/model/*.py", "tests/core/*.py", "tests/faults/test_exploration.py")
+CHECKERS = ROOT / "harness" / "faults" / "checkers"
+VERDICTS = ROOT / "harness" / "faults" / "verdicts.py"
+BUGGY = ("mutants", "model_bugs", "hunt")
 SHOWN_MAX = 4
 """Modules named in one cell; of more the others are counted."""
 
 
 @frozen
 class Property:
-    """One entry of properties.toml. `empty`: column -> why there is nothing in it."""
+    """One entry of properties.toml. `checkers`: functions of harness/faults/checkers that look for it, as
+    "module.function". `empty`: column -> why there is nothing in it."""
 
     name: str
     group: str
     statement: str
+    checkers: list[str] = Factory(list)
     empty: dict[str, str] = Factory(dict)
 
 
@@ -52,8 +61,35 @@ def properties() -> list[Property]:
 
 @cache
 def words_of(path: Path) -> frozenset[str]:
-    """Everything that occurs in a file as a word."""
-    return frozenset(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    """Everything that occurs in a file as a word; of Python its names and texts, without comments and docstrings."""
+    text = path.read_text(encoding="utf-8")
+    return frozenset(re.findall(r"\w+", text) if path.suffix != ".py" else _words_of_code(ast.parse(text)))
+
+
+def _words_of_code(tree: ast.Module) -> Iterator[str]:
+    docstrings = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                yield from re.findall(r"\w+", text)
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                yield from name.split(".")
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Modules that a Python file imports, with their full names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
 
 
 @cache
@@ -70,8 +106,8 @@ def entries(place: str, kind: str) -> list[dict[str, Any]]:
 
 
 def mentions(name: str, patterns: tuple[str, ...]) -> list[Path]:
-    """Files of these places in which the name occurs as a word."""
-    return [path for path in files_of(patterns) if name in words_of(path)]
+    """Files of these places in which the name occurs as a word, but for those that only have seeded bugs."""
+    return [path for path in files_of(patterns) if name in words_of(path) and not path.stem.endswith(BUGGY)]
 
 
 def link(path: Path) -> str:
@@ -106,17 +142,47 @@ def of(*patterns: str) -> Callable[[str], str]:
 
 
 def hypothesis_tests(name: str) -> str:
-    """Tests that draw their examples, and machines."""
-    drawn = mentions(name, ("tests/model/*.py", "tests/core/test_*.py", "tests/faults/test_exploration.py"))
-    in_machines = ROOT / "tests" / "model"
-    return linked(p for p in drawn if p.parent == in_machines or "hypothesis" in words_of(p))
+    """Tests that draw their examples, machines, and the networks and checks that these use."""
+    return linked(path for path in mentions(name, DRAWN_PLACES) if path in drawn())
+
+
+@cache
+def drawn() -> frozenset[Path]:
+    """What uses Hypothesis itself, or is used by what does."""
+    files = files_of(DRAWN_PLACES)
+    found = {path for path in files if "hypothesis" in imports_of(path)}
+    while used := {path for path in files if any(_module(path) in imports_of(user) for user in found)} - found:
+        found |= used
+    return frozenset(found)
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def fault_suite(name: str) -> str:
+    """Checkers of histories that properties.toml names, and what checks sidecars' orders.
+
+    Raises:
+        CatalogueError: a checker is not there, or no run is judged by it.
+    """
+    places: list[Path] = []
+    for checker in next((entry.checkers for entry in properties() if entry.name == name), []):
+        module, _, function = checker.rpartition(".")
+        path = CHECKERS / f"{module}.py"
+        if not path.exists() or not re.search(rf"^def {function}\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+            raise CatalogueError(f"{name}: harness/faults/checkers has no {checker}")
+        if function not in words_of(VERDICTS):
+            raise CatalogueError(f"{name}: harness/faults/verdicts.py does not use {checker}")
+        places.append(path)
+    return linked([*dict.fromkeys(places), *mentions(name, ("harness/sidecars/checks.py",))])
 
 
 def bugs(name: str) -> str:
     """How many seeded bugs break the property, by where they are."""
     killed = sum(mutant["killed_by"] == name for mutant in entries("mutants", "mutant"))
     parts = [f"{killed} in [tla/mutants](../tla/mutants)"] if killed else []
-    for place, seeded in all_bugs().items():
+    for place, seeded in {**all_bugs(), "harness/simulation/model_bugs.py": model_bugs.BUGS}.items():
         count = sum(name in bug.properties for bug in seeded)
         if count:
             parts.append(f"{count} in {link(ROOT / place)}")
@@ -128,10 +194,8 @@ COLUMNS: dict[str, Callable[[str], str]] = {
     "TLA+": specification,
     "model": of("spec/model/*.py"),
     "Hypothesis": hypothesis_tests,
-    "simulator": of(
-        "harness/simulation/*.py", "harness/round_book.py", "harness/raftsim/*.py", "tests/core/*_network.py"
-    ),
-    "fault suite": of("harness/faults/checkers/*.py", "harness/sidecars/checks.py"),
+    "simulator": of("harness/simulation/*.py", "harness/round_book.py", "harness/raftsim/*.py"),
+    "fault suite": fault_suite,
     "seeded bugs": bugs,
 }
 
@@ -191,13 +255,23 @@ def drift(text: str) -> list[str]:
         for column, cell, fresh in zip(COLUMNS, cells, made, strict=True):
             if cell.startswith("- (") != fresh.startswith("- ("):
                 problems.append(f"{name}: column {column} says {cell}, it should be {fresh}")
-            for target in re.findall(r"\]\(([^)]+)\)", cell):
-                path = (README.parent / target).resolve()
-                if not path.exists() or (path.is_file() and name not in words_of(path)):
-                    problems.append(f"{name}: column {column} names {target}, which does not mention it")
+            problems += [
+                f"{name}: column {column} names {target}, which does not mention it"
+                for target in re.findall(r"\]\(([^)]+)\)", cell)
+                if not _is_about(name, (README.parent / target).resolve())
+            ]
             if _counted(cell) > _counted(fresh):
                 problems.append(f"{name}: column {column} says {cell}, there are {fresh}")
     return problems
+
+
+def _is_about(name: str, path: Path) -> bool:
+    """Whether a file names the property, or has a checker of it."""
+    if path.parent == CHECKERS:
+        return any(
+            c.startswith(f"{path.stem}.") for entry in properties() if entry.name == name for c in entry.checkers
+        )
+    return path.is_dir() or (path.exists() and name in words_of(path))
 
 
 def _rows(text: str) -> list[tuple[str, list[str]]]:

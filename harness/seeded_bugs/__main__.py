@@ -30,7 +30,7 @@ def _bugs() -> list[tuple[str, Bug]]:
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--bug", "names", multiple=True, help="Only this bug; may be repeated.")
-@click.option("--from-elsewhere", is_flag=True, help="Only bugs that another system had.")
+@click.option("--real", is_flag=True, help="Only bugs that a real system had.")
 @click.option("--finder", "finders", multiple=True, type=click.Choice(list(FINDERS)), help="Only this finder.")
 @click.option("--examples", default=100, show_default=True, help="Examples of each machine.")
 @click.option("--walks", default=100, show_default=True, help="Random walks.")
@@ -40,7 +40,7 @@ def _bugs() -> list[tuple[str, Bug]]:
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def main(  # noqa: PLR0917 - one parameter per option
     names: tuple[str, ...],
-    from_elsewhere: bool,
+    real: bool,
     finders: tuple[str, ...],
     examples: int,
     walks: int,
@@ -57,9 +57,7 @@ def main(  # noqa: PLR0917 - one parameter per option
     for option, number in (("--examples", examples), ("--walks", walks), ("--seeds", seeds)):
         if number < 1:
             raise click.UsageError(f"{option} {number} is not positive")
-    chosen = [
-        (part, bug) for part, bug in bugs if (not names or bug.name in names) and (bug.origin or not from_elsewhere)
-    ]
+    chosen = [(part, bug) for part, bug in bugs if (not names or bug.name in names) and (bug.origin or not real)]
     known: Results = json.loads(results.read_text(encoding="utf-8")) if results and results.exists() else {}
     limits = Limits(examples, walks, seeds)
     with Progress(console=Console(stderr=True)) as progress:
