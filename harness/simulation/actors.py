@@ -301,6 +301,7 @@ class Runtime:
             if turn is not None and not turn.cut:
                 self.host.world.turns.cancelled(turn, now_ms)
                 if turn.call.stubborn:
+                    self.host.overdue = True
                     self.host.world.saw("a turn does not end when it is cancelled")
                 else:
                     self._reply(turn, Result.UNKNOWN, 0)

@@ -209,6 +209,19 @@ class Faults:
 
         return mend
 
+    def lose_words(self, running: Running) -> Undo | None:
+        """A front loses what a host says, and its stream to the leader stays as it is; hellos get through."""
+        host, fronts = self._host(running.fault), self.world.lossy_fronts
+        if host is None:
+            return None
+        fronts[host.node] = running
+
+        def mend() -> None:
+            if fronts.get(host.node) is running:
+                del fronts[host.node]
+
+        return mend
+
     def slow(self, running: Bites, node: str, more_us: int) -> Undo:
         """Messages of a node take so much longer."""
         slow = self.world.network.slow

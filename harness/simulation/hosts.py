@@ -67,6 +67,8 @@ class Host(Process):
     machine: NativeHost = field(init=False)
     runtime: Runtime = field(init=False)
     stopped: bool = field(init=False, default=False)
+    overdue: bool = field(init=False, default=False)
+    """A turn of it did not end when it was cancelled, so that it may be late with what it has to give up."""
     leaving: bool = field(init=False, default=False)
     version: int = field(init=False, default=0)
     _connections: int = field(init=False, default=0)

@@ -1,4 +1,5 @@
-"""After the heal: everything that is not broken for ever has to come right within bounds, and stay so.
+"""After the heal: everything that is not broken for ever has to come right within bounds, and stay so, also when others
+join.
 
 Checked here: Convergence, EventuallyServed (exactly one, not at most one), SlowHostIsolation, DuplicateWindow. Bounds
 are formulas of the settings of the run; spec/README.md has them.
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from harness.simulation.world import World
 
 STEP_MS = 50
+SETTLED_MS = 200
+"""So long everything has to be right at a stretch before others join."""
 CALM_MS = CALL_MS + 300
-"""So long everything has to be right at a stretch, and every call that begins in it has to succeed."""
+"""So long at least everything has to be right at a stretch after that, and every call that begins in it has to
+succeed."""
 
 
 @frozen
@@ -53,6 +57,10 @@ class Liveness:
     """When each namespace came right for good."""
     _office_ms: int = field(init=False, default=0)
     """When somebody was last in office, since the heal."""
+    _well: list[tuple[Host, int]] = field(init=False, factory=list)
+    """Hosts, and their incarnations, that were there when others joined."""
+    _joined_ms: dict[str, int] = field(init=False, factory=dict)
+    """By when what a join changed has to be right in each namespace."""
     _waiting: dict[tuple[object, ...], int] = field(init=False, factory=dict)
     """Slots that have been ready to be served, and were not, since so long after the heal."""
 
@@ -77,6 +85,11 @@ class Liveness:
         handoff = settings.drain_ms + settings.margin_ms + 10 * settings.tick_ms
         return self.office_ms() + self._slow(2 * (silent + handoff))
 
+    def join_ms(self, settings: HandoffSettings) -> int:
+        """Convergence, EventuallyServed once a host joins a namespace in which everything is right. Somebody may have
+        to take office meanwhile."""
+        return self.office_ms() + self._slow(settings.drain_ms + settings.margin_ms + 10 * settings.tick_ms)
+
     def rounds_ms(self, settings: BarrierSettings) -> int:
         """Convergence of sidecars: office, a new stream, the grace of members that do not come back, then at most three
         rounds with silent streams (batches, a round that was running, a repetition for old sidecars)."""
@@ -99,15 +112,24 @@ class Liveness:
     # ---- demands
 
     def demand(self) -> None:
-        """Let time go on until everything was right for a while, with every call of that while served.
+        """Let time go on until everything was right for a while; then another host joins each native namespace, and
+        everything has to come right again, and stay so for longer than the failure timeout, with every call of that
+        while served, and with every host that was there.
 
         Raises:
-            PropertyViolation: that did not begin within its bound.
+            PropertyViolation: that was not so within its bound.
         """
         self._begin()
+        self._stay_right(SETTLED_MS)
+        self._others_join()
+        self._stay_right(self._calm_ms())
+
+    def _stay_right(self, for_ms: int) -> None:
+        """Until everything was right, and every call served that began meanwhile, for so long at a stretch."""
         right_since_ms: int | None = None
-        while True:
+        while right_since_ms is None or self._passed_ms - right_since_ms < for_ms:
             self._step()
+            self._nobody_went()
             problems = self._problems()
             if not problems:
                 self._waiting.clear()
@@ -120,8 +142,23 @@ class Liveness:
             elif right_since_ms is None:
                 right_since_ms = self._passed_ms
                 self.world.begin_calm()
-            elif self._passed_ms - right_since_ms >= CALM_MS:
-                return
+
+    def _others_join(self) -> None:
+        """A change of every table, which shows whom the leader does not know well: who does not say that it has the new
+        one is removed after the failure timeout, and who is well never is."""
+        plan = self.world.plan
+        there = [host for each in plan.native_namespaces for host in self._expected(each)]
+        self._well = [(host, host.machine.incarnation) for host in there if not host.leaving]
+        for namespace in plan.native_namespaces:
+            self.world.start_in(namespace, self.world.free_name())
+            self._joined_ms[namespace.name] = self._passed_ms + self.join_ms(namespace.settings)
+
+    def _calm_ms(self) -> int:
+        """Long enough for calls, and for removals of those who did not say what they have."""
+        timeouts = [
+            each.settings.failure_timeout_ms + 4 * each.settings.tick_ms for each in self.world.plan.native_namespaces
+        ]
+        return max(CALM_MS, self._slow(max(timeouts)))
 
     def _begin(self) -> None:
         plan = self.world.plan
@@ -137,16 +174,24 @@ class Liveness:
     def _passed_ms(self) -> int:
         return self.world.kernel.now_us // MS - self.healed_ms
 
+    def _nobody_went(self) -> None:
+        for host, incarnation in self._well:
+            members = self.world.history.state.native[host.namespace].members
+            stays = host.name in members and members[host.name].incarnation == incarnation
+            if not stays and not host.overdue:
+                text = f"{host.name} ({incarnation}) had not done anything wrong, but is a member no more"
+                raise PropertyViolation("Convergence", text)
+
     def _judge(self, problems: list[Problem]) -> None:
         """Each namespace has a bound of its own; another one's longer bound is no excuse."""
         passed_ms, wrong = self._passed_ms, {problem.namespace for problem in problems}
         for namespace in self.bounds_ms:
-            if namespace in wrong:
-                self.took_ms.pop(namespace, None)
-            else:
+            if namespace not in wrong:
                 self.took_ms.setdefault(namespace, passed_ms)
+            elif passed_ms > self._joined_ms.get(namespace, 0):
+                self.took_ms.pop(namespace, None)
         for problem in problems:
-            bound_ms = self.bounds_ms[problem.namespace]
+            bound_ms = max(self.bounds_ms[problem.namespace], self._joined_ms.get(problem.namespace, 0))
             if passed_ms > bound_ms:
                 text = f"{problem.text}, {passed_ms} ms after the heal (bound {bound_ms} ms)"
                 raise PropertyViolation(problem.name, text)
@@ -258,6 +303,8 @@ class Liveness:
         for host in hosts:
             if host.machine.incarnation not in members:
                 return Problem(plan.name, "Convergence", f"{host.name} is no member of {plan.name}")
+            if not self.world.rights.heard_since(host, self.healed_ms, self.world.history.state.epoch):
+                return Problem(plan.name, "Convergence", f"{host.name} has no answer of the leader since the heal")
             if host.version != namespace.version.wire:
                 text = f"{host.name} has version {host.version} of {namespace.version.wire}"
                 return Problem(plan.name, "Convergence", text)

@@ -208,6 +208,7 @@ def draw(seed: int) -> Plan:
     faults = [_fault(random, kinds, duration_ms) for _ in range(random.randrange(6, 12))]
     if random.random() < 0.6:
         faults = _together(random, faults, duration_ms)
+    faults += _lost_words(seed, duration_ms)
     effects = theme == "effects"
     moves = theme == "members"
     hot = random.random() < (0.7 if effects else 0.5 if moves else 0.15)
@@ -257,6 +258,15 @@ def _fault(random: Random, kinds: dict[str, tuple[int, int, int]], duration_ms: 
     for_ms = random.randrange(shortest, longest) if longest > shortest else shortest
     at_ms = random.randrange(500, duration_ms - 200)
     return Fault(at_ms, kind, random.randrange(1000), random.randrange(1 << 16), min(for_ms, duration_ms - at_ms))
+
+
+def _lost_words(seed: int, duration_ms: int) -> list[Fault]:
+    """In every fourth seed, often towards the end, as what a leader does not know is forgotten with its office."""
+    random = Random(f"lost words of {seed}")
+    if random.random() >= 0.25:
+        return []
+    at_ms = random.randrange(duration_ms // 2, duration_ms - 200)
+    return [Fault(at_ms, "lose_words", random.randrange(1000), for_ms=random.randrange(60, 300))]
 
 
 def _together(random: Random, faults: list[Fault], duration_ms: int) -> list[Fault]:

@@ -190,7 +190,10 @@ class FrontSession:
                 return
         elif isinstance(message, Renewal) and self.hello is not None:
             self._version = message.version
-        if self._way is not None:  # between two leaders words are lost
+        lossy = self.replica.world.lossy_fronts
+        if lossy and not isinstance(message, Hello) and self.stream.ends[0].process.node in lossy:
+            lossy[self.stream.ends[0].process.node].bites += 1
+        elif self._way is not None:  # between two leaders words are lost
             self._way.send(message)
         else:
             self.replica.world.saw("a front loses a word between two leaders")

@@ -18,6 +18,7 @@ from callboard.core.table_delta import TableDelta
 from callboard.core.versions import Policy
 from harness.simulation.actors import Result, Turn, slots_of
 from harness.simulation.history import History
+from harness.simulation.kernel import MS
 from harness.violation import PropertyViolation
 
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ class Rights:
         if not answer.holding_known:
             self.world.saw("a leader asks for the whole of what a host holds")
         book.epoch = max(book.epoch, answer.epoch)
+
+    def heard_since(self, host: Host, true_ms: int, epoch: int) -> bool:
+        """Whether the leader of that epoch has answered something that the host said after a true time."""
+        book = self.books.get((host.namespace, host.machine.incarnation))
+        if book is None or book.base_ms is None:
+            return False
+        return book.epoch == epoch and book.base_ms > host.clock.read(true_ms * MS)
 
     def gate_may_have_opened(self, host: Host) -> None:
         """The machine took an answer in: if its gate was shut and is open now, nobody else may have what it holds."""

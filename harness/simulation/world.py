@@ -25,7 +25,7 @@ from harness.simulation.history import History
 from harness.simulation.hosts import Host
 from harness.simulation.kernel import MS, Clock, EventLog, Kernel, Process
 from harness.simulation.liveness import Liveness, Problem
-from harness.simulation.network import Network
+from harness.simulation.network import Bites, Network
 from harness.simulation.office import Office
 from harness.simulation.plan import NamespacePlan, Plan
 from harness.simulation.replicas import Replica
@@ -71,6 +71,8 @@ class World:
     hosts: list[Host] = field(init=False, factory=list)
     broken: list[Process] = field(init=False, factory=list)
     cut_nodes: set[str] = field(init=False, factory=set)
+    lossy_fronts: dict[str, Bites] = field(init=False, factory=dict)
+    """Nodes of hosts of which fronts lose words, and the fault that makes them."""
     callers: list[Caller] = field(init=False, factory=list)
     operator: Operator = field(init=False)
     rare: Counter[str] = field(init=False, factory=Counter)
@@ -104,7 +106,7 @@ class World:
         self.operator.start()
         for namespace in plan.native_namespaces:
             for at in range(namespace.hosts):
-                self.kernel.at((100 + 40 * at) * MS, self._start_in, namespace, self.free_name())
+                self.kernel.at((100 + 40 * at) * MS, self.start_in, namespace, self.free_name())
         for namespace in plan.barrier_namespaces:
             for at in range(namespace.hosts):
                 self.kernel.at((120 + 50 * at) * MS, self._first_sidecar, at)
@@ -232,10 +234,11 @@ class World:
         if sum(host.alive and not host.stopped for host in self.hosts) >= HOSTS_MAX:
             return False
         namespaces = self.plan.native_namespaces
-        self._start_in(namespaces[draw % len(namespaces)], name)
+        self.start_in(namespaces[draw % len(namespaces)], name)
         return True
 
-    def _start_in(self, namespace: NamespacePlan, name: str) -> None:
+    def start_in(self, namespace: NamespacePlan, name: str) -> None:
+        """A new host in this native namespace."""
         random = self.random(f"host {name}")
         kinds = namespace.kinds if random.random() < 0.8 else namespace.kinds[:1]
         weight = random.choice([100, 100, 100, 100, 60, 150])

@@ -55,6 +55,32 @@ def test_two_at_once_under_policy_eventual_are_held_to_the_bound_of_their_namesp
         liveness.duplicate("mesh", "h1 and h2 both run it")
 
 
+def test_who_is_well_may_not_go_when_another_joins() -> None:
+    liveness = healed()
+    liveness._others_join()
+    liveness._nobody_went()
+    host, incarnation = liveness._well[0]
+    liveness._well[0] = (host, incarnation + 1_000)
+    with pytest.raises(PropertyViolation, match="had not done anything wrong, but is a member no more"):
+        liveness._nobody_went()
+    host.overdue = True
+    liveness._nobody_went()
+
+
+def test_a_namespace_that_somebody_joins_has_a_bound_since_then() -> None:
+    liveness = healed()
+    let_pass(liveness, liveness.bounds_ms["shop"])
+    liveness._judge([])
+    liveness._others_join()
+    behind = [Problem("shop", "Convergence", "is behind")]
+    let_pass(liveness, liveness._joined_ms["shop"])
+    liveness._judge(behind)
+    assert liveness.took_ms["shop"] == liveness.bounds_ms["shop"], "the join is no part of what the heal took"
+    let_pass(liveness, liveness._joined_ms["shop"] + 1)
+    with pytest.raises(PropertyViolation, match="Convergence: is behind"):
+        liveness._judge(behind)
+
+
 def test_before_the_heal_two_at_once_are_no_matter_under_policy_eventual() -> None:
     World(draw(1)).liveness.duplicate("mesh", "h1 and h2 both run it")
 

@@ -35,6 +35,7 @@ SAMPLE = {
     "unknown_outcomes_are_retried",
     "one_slow_giver_delays_all",
     "isolation_has_no_end",
+    "lost_reports_are_not_asked_for",
 }
 
 
