@@ -22,6 +22,7 @@ from harness.simulation.shrink import shrink
 from harness.simulation.world import World
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "README.md"
+README = Path(__file__).with_name("README.md")
 ALL_SEEDS = 2000
 """From so many seeds on every rare situation has to be met, from FEW_SEEDS on the frequent ones."""
 FEW_SEEDS = 100
@@ -179,19 +180,23 @@ def _print(summary: dict[str, object]) -> None:
 @main.command()
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--simulated-s", default=30, show_default=True, help="How long each cluster runs, in its own time.")
-def bench(output: str, simulated_s: int) -> None:
+@click.option("--record", is_flag=True, help="Write the table into harness/simulation/README.md.")
+def bench(output: str, simulated_s: int, record: bool) -> None:
     """Three replicas, ten hosts, callers, no faults: events per processor second, simulated over processor time."""
     rows = benchmark.measure(simulated_s)
+    if record:
+        benchmark.write_bench(README, rows, simulated_s)
     if output == "json":
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
     table = Table(
-        "cluster", "calls/s (simulated)", "events/cpu s", "simulated/cpu s", "busy ms", title="simulator, one process"
-    )
+        "cluster", "calls/s (simulated)", "events/cpu s", "simulated/cpu s", "busy ms", "busy/cpu s",
+        title="simulator, one process",
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             row.what, f"{row.calls_per_simulated_s:.0f}", f"{row.events_per_cpu_s:,.0f}",
-            f"{row.simulated_per_cpu:.0f} x", f"{row.busy_percent:.0f} %",
+            f"{row.simulated_per_cpu:.0f} x", f"{row.busy_percent:.0f} %", f"{row.busy_per_cpu:.0f} x",
         )  # fmt: skip
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""Writes the summary of a campaign into spec/README.md, between its marks."""
+"""Writes what was measured into files, between marks: the summary of a campaign into spec/README.md."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ BEGIN, END = "<!-- simulation campaign -->\n", "<!-- end -->"
 
 
 def write_campaign(readme: Path, summary: dict[str, Any]) -> None:
-    """Replace what stands between the marks.
+    """Replace what stands between the marks. Raises ValueError if there are none."""
+    replace_between(readme, BEGIN, campaign_text(summary))
+
+
+def replace_between(readme: Path, begin: str, text: str) -> None:
+    """Put `text` between a mark and the next end.
 
     Raises:
         ValueError: the file has no such marks.
     """
-    text = readme.read_text(encoding="utf-8")
-    start = text.find(BEGIN)
-    stop = text.find(END, start)
+    old = readme.read_text(encoding="utf-8")
+    start = old.find(begin)
+    stop = old.find(END, start)
     if start < 0 or stop < 0:
-        raise ValueError(f"{readme} has no {BEGIN.strip()} with {END} after it")
-    readme.write_text(text[: start + len(BEGIN)] + "\n" + campaign_text(summary) + "\n" + text[stop:], encoding="utf-8")
+        raise ValueError(f"{readme} has no {begin.strip()} with {END} after it")
+    readme.write_text(f"{old[: start + len(begin)]}\n{text}\n{old[stop:]}", encoding="utf-8")
 
 
 def campaign_text(summary: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -13,7 +14,10 @@ from attrs import evolve
 from click.testing import CliRunner
 
 from harness.simulation.__main__ import main
+from harness.simulation.bench import BEGIN as BENCH_BEGIN
+from harness.simulation.bench import Row, write_bench
 from harness.simulation.campaign import SeedResult, Totals, append_result, read_results, run_plan, run_seeds
+from harness.simulation.kernel import without_collection
 from harness.simulation.plan import Fault, Plan, draw
 from harness.simulation.rare import FREQUENT, RARE
 from harness.simulation.record import BEGIN, write_campaign
@@ -102,6 +106,30 @@ def test_results_survive_an_interruption(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"seed": 3, "owner')
     assert {seed: result.owner_changes for seed, result in read_results(path).items()} == {1: 1, 2: 2}
+
+
+def test_bench(tmp_path: Path) -> None:
+    found = CliRunner().invoke(main, ["bench", "--simulated-s", "1", "-o", "json"])
+    assert found.exit_code == 0, found.output
+    rows = [Row(**row) for row in json.loads(found.output)]
+    for row in rows:
+        assert 0 < row.busy_percent <= 100
+        assert row.busy_per_cpu == pytest.approx(row.simulated_per_cpu * row.busy_percent / 100)
+        assert row.calls_per_simulated_s > 0
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BENCH_BEGIN}old\n<!-- end -->\nafter\n")
+    write_bench(readme, rows, 1)
+    assert f"| {rows[0].what} | {rows[0].calls_per_simulated_s:.0f} |" in readme.read_text()
+    assert readme.read_text().startswith("before\n")
+
+
+def test_garbage_is_looked_for_again_after_a_run() -> None:
+    assert gc.isenabled()
+    with without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    run_plan(evolve(draw(1), faults=()))
+    assert gc.isenabled()
 
 
 def test_commands(tmp_path: Path) -> None:
