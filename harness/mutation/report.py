@@ -56,6 +56,12 @@ def _survives(result: Result) -> bool:
     return result.outcome in ("survived", "unreached")
 
 
+def passes(results: Sequence[Result], reasons: dict[str, str], *, share: float, drawn: bool) -> bool:
+    """Whether a run came out well: the share in percent was killed and, unless mutants were `drawn`, all were."""
+    left, killed = surviving(results, reasons), sum(map(is_killed, results))
+    return killed * 100 >= share * (killed + len(left)) and (drawn or not left)
+
+
 def rows(results: Sequence[Result], reasons: dict[str, str]) -> list[Row]:
     """One for each module, and their sum."""
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+import harness.mutation.__main__ as mutation
 from harness.mutation import explained, hundred, report
+from harness.mutation.baseline import Baseline
 from harness.mutation.campaign import Result
 from harness.mutation.command import in_fresh_process
 from harness.mutation.judge import HYPOTHESIS_PROFILE, REPOSITORY, CannotSwapError, Source, read_core, swap
@@ -197,6 +199,36 @@ def test_the_table_counts_what_is_explained_apart() -> None:
     assert x == report.Row("x", mutants=4, killed=1, timed_out=1, explained=1, surviving=1)
     assert (x.share, y.share, everything.share) == ("66.6 %", "0.0 %", "50.0 %")
     assert report.surviving(results, reasons) == [results[3], results[4]]
+
+
+def test_one_survivor_of_a_whole_run_is_listed_and_fails_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = result("x.left", "survived")
+    found = [*(result(f"x.{n}", "killed") for n in range(300)), left]
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.setenv("HYPOTHESIS_PROFILE", HYPOTHESIS_PROFILE)
+    monkeypatch.setattr(mutation, "refuse_imported", lambda: None)
+    monkeypatch.setattr(mutation, "measure", lambda: Baseline({}, {}, frozenset(), {}))
+    monkeypatch.setattr(mutation, "_judge_new", lambda *_args, **_kwargs: found)
+    reasons: dict[str, str] = {}
+    monkeypatch.setattr(explained, "read", lambda: reasons)
+
+    def exit_code(*options: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            mutation.main(list(options))
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    assert exit_code() == 1
+    assert f"survives (survived), line 2: {left.mutant.name}" in capsys.readouterr().out.splitlines()
+    assert exit_code("--module", "ring") == 1
+    assert exit_code("--sample", "1") == 0
+    assert exit_code("--sample", "1", "--share", "99.9") == 1
+    reasons[left.mutant.name] = "for a good reason"
+    assert exit_code() == 0
+    found[0] = result("x.0", "unreached")
+    assert exit_code() == 1
 
 
 def test_explanations_are_checked(tmp_path: Path) -> None:
