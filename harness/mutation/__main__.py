@@ -111,7 +111,13 @@ def _verdict(console: Console, results: list[Result], reasons: dict[str, str]) -
 @click.option(
     "--budget", type=click.FloatRange(0.1), metavar="S", help="Seconds of tests for each mutant; all if unset."
 )
-@click.option("--share", type=click.FloatRange(0, 100), default=95.0, show_default=True, help="Percent to be killed, of what is not explained.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 100),
+    default=95.0,
+    show_default=True,
+    help="Percent to be killed, of what is not explained.",
+)
 @click.option("--record", is_flag=True, help="Write the table into CONTRIBUTING.md, and choose the hundred anew.")
 @click.option("--hundred", "fixed", is_flag=True, help="The fixed hundred of make test; all must be killed.")
 def main(

@@ -456,6 +456,19 @@ def test_slots_that_wait_for_different_hosts_are_different_runs() -> None:
     assert found[-1].givers == (Giver(77, "", "not heard", None),)
 
 
+def test_slots_that_wait_for_one_host_are_different_runs_by_type_owner_since_and_place() -> None:
+    driver, first, _ = two_hosts()
+    table = SlotTable((98, 98, 99, 99, 99) + (first,) * (SLOTS - 5), (5, 6, 6, 6, 6) + (1,) * (SLOTS - 5))
+    rights = SlotRights(driver.namespace.rights["cart"].fences, dict.fromkeys((0, 1, 2, 4), (first,)))
+    namespace = evolve(driver.namespace, tables={"cart": table, "user": table}, rights={"cart": rights, "user": rights})
+    driver.event(StateChanged(namespace, driver.state.epoch))
+    found = driver.machine.handoffs(driver.now_ms)
+    of_one_type = [(0, 1, 98, 5), (1, 1, 98, 6), (2, 1, 99, 6), (4, 1, 99, 6)]
+    assert [(each.actor_type, each.first, each.count, each.owner, each.since) for each in found] == [
+        (kind, *run) for kind in ("cart", "user") for run in of_one_type
+    ]
+
+
 def test_operators_see_the_oldest_version_that_a_host_has_not_followed() -> None:
     driver, first, _ = two_hosts()
     since = driver.namespace.version.wire

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from callboard.core.slot_index import SlotIndex
-from callboard.core.slot_records import NativeNamespace, SlotRights, SlotTable
+from callboard.core.slot_index import Holding, SlotIndex
+from callboard.core.slot_records import NOBODY, NativeNamespace, SlotRights, SlotTable
 from callboard.core.versions import Policy, Version
 
 SLOTS = 16
@@ -27,6 +27,34 @@ def test_whoever_lost_a_slot_is_looked_at_again() -> None:
         rights={"cart": SlotRights((2, *(1,) * (SLOTS - 1)), {0: (1,)})},
     )
     assert SlotIndex(before).update(after) == {1, 2}
+
+
+def test_owners_are_those_of_the_newest_table_under_every_policy() -> None:
+    before = NativeNamespace(
+        Policy.EVENTUAL, Version(0, 1), slot_bits=4, tables={"cart": SlotTable((1,) * SLOTS, (1,) * SLOTS)}
+    )
+    index = SlotIndex(before)
+    after = evolve(before, version=Version(0, 2), tables={"cart": SlotTable((2, *(1,) * 15), (2, *(1,) * 15))})
+    assert index.update(after) == set(), "nothing is granted under policy `eventual`"
+    assert (index.owned("cart", 2), index.owned("cart", 1)) == ([0], list(range(1, SLOTS)))
+    assert list(index.granted(1, ("cart", "user"), Holding())) == []
+
+
+def test_nobody_is_not_looked_at_again() -> None:
+    before = NativeNamespace(
+        Policy.EXCLUSIVE,
+        Version(0, 1),
+        slot_bits=4,
+        tables={"cart": SlotTable((NOBODY,) * SLOTS, (1,) * SLOTS)},
+        rights={"cart": SlotRights((1,) * SLOTS)},
+    )
+    after = evolve(
+        before,
+        version=Version(0, 2),
+        tables={"cart": SlotTable((1,) * SLOTS, (2,) * SLOTS)},
+        rights={"cart": SlotRights((2,) * SLOTS)},
+    )
+    assert SlotIndex(before).update(after) == {1}
 
 
 def test_only_those_whose_slots_changed_are_looked_at_again() -> None:

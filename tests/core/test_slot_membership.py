@@ -9,9 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from callboard.core.commands import CommitNativeBatch, Removal
+from callboard.core.records import AnswerCode
 from callboard.core.slot_assignment import Candidate, assign, empty_table
 from callboard.core.slot_records import slot_of
 from harness.violation import PropertyViolation
+from tests.core.leader_driver import NAME, LeaderDriver, record
 from tests.core.slot_mutants import MUTANTS, Prepare
 from tests.core.slot_walk import STEPS, Course, Step, walk
 
@@ -60,6 +63,17 @@ class DrawnCourse(RuleBasedStateMachine):
 
 TestDrawnCourse = DrawnCourse.TestCase
 TestDrawnCourse.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+
+
+def test_a_late_removal_of_an_earlier_incarnation_removes_nobody() -> None:
+    driver = LeaderDriver()
+    earlier = driver.join(1, record("a"))
+    present = driver.join(2, record("a", process="p2"))
+    before = driver.namespace
+    answer = driver.apply(CommitNativeBatch(driver.state.epoch, NAME, (), (Removal("a", earlier),), reason="late"))
+    assert answer.code is AnswerCode.UNCHANGED
+    assert driver.namespace == before
+    assert before.members["a"].incarnation == present
 
 
 def test_the_bounds_at_a_thousand_hosts() -> None:

@@ -59,7 +59,7 @@ def _why(releases: Releases, known: KnownHost, of: tuple[str, int, int], now_ms:
         return "overdue", None
     if known.version >= since:
         from_ms = known.owing.get(since, now_ms)
-        return "draining", max(0, from_ms + overdue_after_ms(settings) - now_ms)
+        return "draining", from_ms + overdue_after_ms(settings) - now_ms
     return "not heard", max(0, known.heard_ms + settings.failure_timeout_ms - now_ms)
 
 

@@ -58,10 +58,7 @@ def assign(
     owners = list(before.owners)
     if successors:
         owners = [successors.get(owner, owner) for owner in owners]
-    by_incarnation = {candidate.incarnation: candidate for candidate in candidates}
     counts = Counter(owners)
-    for stranger in counts.keys() - by_incarnation.keys():
-        del counts[stranger]
     receivers = [candidate for candidate in candidates if candidate.receives]
     caps = _caps(candidates, receivers, counts, len(owners))
     keeps = {incarnation: min(counts[incarnation], cap) for incarnation, cap in caps.items()}
@@ -77,7 +74,7 @@ def _caps(
 ) -> dict[int, int]:
     """How many slots each candidate may own. The caps of receivers leave room for all that the others do not keep."""
     if not receivers:  # nobody could take anything
-        return {candidate.incarnation: counts.get(candidate.incarnation, 0) for candidate in candidates}
+        return {candidate.incarnation: counts[candidate.incarnation] for candidate in candidates}
     whole = sum(candidate.weight for candidate in candidates if not candidate.draining)
     caps: dict[int, int] = {}
     for candidate in candidates:
@@ -85,7 +82,7 @@ def _caps(
             caps[candidate.incarnation] = 0
         elif candidate.cordoned:
             share = -(-slots * candidate.weight // whole)
-            caps[candidate.incarnation] = min(counts.get(candidate.incarnation, 0), share)
+            caps[candidate.incarnation] = min(counts[candidate.incarnation], share)
     left = slots - sum(caps.values())
     weights = sum(candidate.weight for candidate in receivers)
     for candidate in receivers:
@@ -94,31 +91,27 @@ def _caps(
 
 
 def _make_room(receivers: Sequence[Candidate], keeps: dict[int, int], slots: int) -> None:
-    """Let receivers above their share rounded down give, until every receiver can have its share rounded down."""
-    if not receivers:
-        return
-    others = sum(kept for incarnation, kept in keeps.items()) - sum(keeps[host.incarnation] for host in receivers)
+    """Let receivers above their share rounded down give, until every receiver can have its share rounded down.
+
+    Nobody keeps more than its share rounded up, so each gives one slot at most, and they are enough.
+    """
+    others = sum(keeps.values()) - sum(keeps[host.incarnation] for host in receivers)
     left = slots - others
     weights = sum(host.weight for host in receivers)
     floors = {host.incarnation: left * host.weight // weights for host in receivers}
     free = left - sum(keeps[host.incarnation] for host in receivers)
     missing = sum(max(0, floors[host.incarnation] - keeps[host.incarnation]) for host in receivers) - free
-    givers = [
-        (-keeps[host.incarnation] * _SCALE // host.weight, host.incarnation, host.weight)
+    givers = sorted(
+        (-keeps[host.incarnation] * _SCALE // host.weight, host.incarnation)
         for host in receivers
         if keeps[host.incarnation] > floors[host.incarnation]
-    ]
-    heapq.heapify(givers)
-    while missing > 0 and givers:
-        _, incarnation, weight = heapq.heappop(givers)
+    )
+    for _, incarnation in givers[: max(0, missing)]:
         keeps[incarnation] -= 1
-        missing -= 1
-        if keeps[incarnation] > floors[incarnation]:
-            heapq.heappush(givers, (-keeps[incarnation] * _SCALE // weight, incarnation, weight))
 
 
 def _give_up(owners: Sequence[int], keeps: Mapping[int, int], counts: Mapping[int, int]) -> list[int]:
-    """The slots that their owners do not keep, the highest ones of each, ascending. `counts`: of candidates."""
+    """The slots that their owners do not keep, the highest ones of each, ascending."""
     content = {incarnation for incarnation, kept in keeps.items() if kept == counts[incarnation]}
     left = dict(keeps)
     free = []
