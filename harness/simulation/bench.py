@@ -17,7 +17,7 @@ from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy
 from harness.simulation.actors import Result
 from harness.simulation.engine_records import EngineTimes
-from harness.simulation.kernel import MS, without_collection
+from harness.simulation.kernel import MS
 from harness.simulation.plan import QUICK, NamespacePlan, Plan
 from harness.simulation.record import replace_between
 from harness.simulation.world import World
@@ -76,14 +76,13 @@ def _row(what: str, settings: HandoffSettings, rate_error_ppm: int, engine: Engi
         long_ms=2 * settings.drain_ms + 150, rate_error_ppm=rate_error_ppm,
         engine=evolve(engine, compact_entries=1000), silence_ms=10_000,
     )  # fmt: skip
-    with without_collection():
-        cpu_s = min(_used_s(plan, simulated_s) for _ in range(RUNS))
-        world = _warm(plan)
-        events, calls, busy = world.kernel.events, _calls(world), 0
-        for _ in range(simulated_s * 1000):
-            before = world.kernel.events
-            world.kernel.run_until(world.kernel.now_us + MS)
-            busy += world.kernel.events > before
+    cpu_s = min(_used_s(plan, simulated_s) for _ in range(RUNS))
+    world = _warm(plan)
+    events, calls, busy = world.kernel.events, _calls(world), 0
+    for _ in range(simulated_s * 1000):
+        before = world.kernel.events
+        world.kernel.run_until(world.kernel.now_us + MS)
+        busy += world.kernel.events > before
     return Row(
         what=what,
         calls_per_simulated_s=(_calls(world) - calls) / simulated_s,

@@ -13,7 +13,6 @@ from typing import Any
 
 from attrs import asdict, define, evolve, field, frozen
 
-from harness.simulation.kernel import without_collection
 from harness.simulation.plan import Plan, draw
 from harness.simulation.rare import RARE
 from harness.simulation.world import ProcessTrace, World
@@ -57,8 +56,7 @@ def run_world(world: World) -> SeedResult:
     began = time.process_time()
     violated = text = ""
     try:
-        with without_collection():
-            world.run()
+        world.run()
     except PropertyViolation as violation:
         violated, text = violation.name, violation.text
         world.faults.count()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
@@ -49,19 +47,6 @@ class Kernel:
         finally:
             self.events += happened
         self.now_us = until_us
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """No garbage is looked for meanwhile: a run leaves little before its end, and looking takes a quarter of its time.
-    What it leaves is found later."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class EventLog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -17,7 +16,6 @@ from harness.simulation.__main__ import main
 from harness.simulation.bench import BEGIN as BENCH_BEGIN
 from harness.simulation.bench import Row, write_bench
 from harness.simulation.campaign import SeedResult, Totals, append_result, read_results, run_plan, run_seeds
-from harness.simulation.kernel import without_collection
 from harness.simulation.plan import Fault, Plan, draw
 from harness.simulation.rare import FREQUENT, RARE
 from harness.simulation.record import BEGIN, write_campaign
@@ -121,15 +119,6 @@ def test_bench(tmp_path: Path) -> None:
     write_bench(readme, rows, 1)
     assert f"| {rows[0].what} | {rows[0].calls_per_simulated_s:.0f} |" in readme.read_text()
     assert readme.read_text().startswith("before\n")
-
-
-def test_garbage_is_looked_for_again_after_a_run() -> None:
-    assert gc.isenabled()
-    with without_collection():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    run_plan(evolve(draw(1), faults=()))
-    assert gc.isenabled()
 
 
 def test_commands(tmp_path: Path) -> None:
