@@ -14,7 +14,6 @@ from attrs import evolve
 
 from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear, FenceSpan, RaiseFences, Request, SlotSpan
 from callboard.core.membership import apply
-from callboard.core.native_host import Phase
 from callboard.core.native_host_records import (
     AnswerReceived,
     Drained,
@@ -25,6 +24,7 @@ from callboard.core.native_host_records import (
     TableReceived,
     WelcomeReceived,
 )
+from callboard.core.native_parting import Phase
 from callboard.core.table_delta import TableDelta
 from harness.conformance.exclusive_network import (
     CONNECTION,

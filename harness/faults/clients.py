@@ -224,7 +224,7 @@ class OperatorClient:
 
         async def call(_token: str) -> Answer:
             reply = await self._change("RemoveHost", request)
-            if not reply.changed:  # what the replica says of its own state, without asking the others
+            if not reply.changed:
                 raise DidNotHappenError(reply.text or "it was no member")
             return Answer(None, reply.applied_index or None)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from attrs import Factory, define
 
+from harness.faults.background import Background, stopped
 from harness.faults.cluster import SimulatedSidecars
 from harness.faults.nemeses import FaultSpec, World, kind, number
 from harness.faults.process_faults import Pause
@@ -75,7 +76,7 @@ class SidecarStorm:
     """Sidecars join and die all the time, so that a round is under way at any moment."""
 
     spec: FaultSpec
-    _work: asyncio.Task[None] | None = None
+    _work: Background | None = None
     _steps: int = 0
 
     async def resolve(self, world: World) -> str:
@@ -84,7 +85,7 @@ class SidecarStorm:
 
     async def inject(self, world: World) -> None:
         """See `Nemesis`."""
-        self._work = asyncio.ensure_future(self._blow(world))
+        self._work = Background(self._blow(world))
 
     async def _blow(self, world: World) -> None:
         sidecars = _sidecars(world)
@@ -101,6 +102,8 @@ class SidecarStorm:
         """See `Nemesis`."""
 
         async def some() -> bool:
+            assert self._work is not None
+            self._work.check()
             return self._steps >= 2
 
         await wait_until(some, deadline_s=30, what="two steps of the storm")
@@ -108,9 +111,7 @@ class SidecarStorm:
 
     async def heal(self, _world: World) -> None:
         """See `Nemesis`."""
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
+        await stopped(self._work)
 
 
 @kind("pause_in_round")

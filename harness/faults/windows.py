@@ -14,12 +14,13 @@ from harness.faults.history import Fault, History, Phase
 EVERYBODY = "everybody"
 ONE_BY_NAME = frozenset(
     {
-        *("kill", "pause", "crash_loop", "torn_tail", "corrupt_byte", "wiped_disk", "tail_loss", "full_disk"),
+        *("kill", "pause", "pause_in_round", "crash_loop"),
+        *("torn_tail", "corrupt_byte", "wiped_disk", "tail_loss", "full_disk"),
         *("partition_replicas", "partition_from_everybody", "partition_named"),
     }
 )
 """Faults that touch just the replicas that their target names."""
-BESIDE_REPLICAS = re.compile(r"host_|client_|storm$")
+BESIDE_REPLICAS = re.compile(r"host_|client_|sidecar_|storm$")
 """Faults that touch no replica. What slows replicas down, and partitions in which majorities overlap or are heard one
 way only, touch everybody: Raft's elections may disturb each other there for as long as it lasts."""
 ONE_AT_A_TIME = frozenset({"one replica at a time"})

@@ -16,10 +16,11 @@ from callboard.core import native_host
 from callboard.core.handoff_messages import Farewell, Held, Renewal, RenewalAnswer
 from callboard.core.leases import Deadlines, deadlines
 from callboard.core.native_attendance import Attendance, KnownHost
-from callboard.core.native_host import NativeHost, Phase
+from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import Right, SendFarewell
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import SendAnswer, StateChanged
+from callboard.core.native_parting import Phase
 from callboard.core.native_releases import Releases
 from callboard.core.native_rights import Rights
 from callboard.core.slot_index import Holding, SlotIndex

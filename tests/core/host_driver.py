@@ -13,7 +13,7 @@ from callboard.core.handoff_messages import (
     Tick,
     Welcome,
 )
-from callboard.core.native_host import NativeHost, Phase
+from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
     AnswerReceived,
     Connected,
@@ -26,6 +26,7 @@ from callboard.core.native_host_records import (
     TableReceived,
     WelcomeReceived,
 )
+from callboard.core.native_parting import Phase
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord, SlotTable
 from callboard.core.table_delta import HostEntry, TableView, diff, make_view
 from callboard.core.versions import Policy

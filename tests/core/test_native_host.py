@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callboard.core.handoff_messages import NO_INCARNATION, Farewell, Held, SlotRun, TableRequest
-from callboard.core.native_host import HELLO_REPEAT_MS, Phase
+from callboard.core.native_host import HELLO_REPEAT_MS
 from callboard.core.native_host_records import (
     BecomeNewIncarnation,
     CancelTurns,
@@ -27,6 +27,7 @@ from callboard.core.native_host_records import (
     TableInstalled,
     TableReceived,
 )
+from callboard.core.native_parting import Phase
 from callboard.core.table_delta import diff, make_view
 from callboard.core.versions import Policy
 from tests.core.host_driver import (

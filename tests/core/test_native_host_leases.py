@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from callboard.core.handoff_messages import NO_INCARNATION, Farewell, Held, SlotRun
-from callboard.core.native_host import NativeHost, Phase
+from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
     BecomeNewIncarnation,
     CancelTurns,
@@ -22,6 +22,7 @@ from callboard.core.native_host_records import (
     StopAdmitting,
     Stopped,
 )
+from callboard.core.native_parting import Phase
 from callboard.core.native_renewals import UNANSWERED_MAX
 from callboard.core.slot_records import HandoffSettings
 from callboard.core.versions import Policy

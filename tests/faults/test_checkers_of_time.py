@@ -81,7 +81,8 @@ def test_a_fault_touches_the_replicas_that_it_names_or_all() -> None:
         return set(touched(fault(0, 1, kind=kind, target=target), SETTINGS))
 
     assert by("kill", "replica-1,replica-3") == {"replica-1", "replica-3"}
-    assert by("host_pause", "h1") == set()
+    assert by("host_pause", "h1") == by("sidecar_silent", "10.0.0.1:50002") == set()
+    assert by("pause_in_round", "replica-2") == {"replica-2"}
     assert by("partition_ring", "replica-1->replica-2") == {"everybody"}
     assert len(by("rolling_restart", "replica-1,replica-2,replica-3")) == 1, "one at a time"
     assert by("partition_halves", "c1+h1+replica-1+replica-2") == {"replica-3"}

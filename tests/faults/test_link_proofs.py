@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,12 +52,6 @@ class Servers:
                     writer.write(b"refused")
                     await writer.drain()
                     return
-
-
-@pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with Network(tmp_path) as network:
-        yield network
 
 
 @pytest.fixture

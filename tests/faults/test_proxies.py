@@ -19,12 +19,6 @@ SILENCE_S = 0.3
 
 
 @pytest.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    async with Network(tmp_path) as network:
-        yield network
-
-
-@pytest.fixture
 async def echo() -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError), closing(writer.transport):

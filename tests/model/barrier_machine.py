@@ -69,6 +69,8 @@ def blamed(said: list[Said], expected: list[Said], *, in_round: bool) -> str:
     kinds = {str(each[0]) for each in more or less}
     if "close" in kinds:
         return "SlowHostIsolation"
+    if not more and "finished" in kinds:  # the machine still waits in its round, so nothing else begins either
+        return "SlowHostIsolation"
     if "propose" in kinds:  # nothing begins while a round runs
         return "BarrierOrder" if more and in_round else "Convergence"
     if not more:  # the machine waits: somebody gets no table, or the round stands still

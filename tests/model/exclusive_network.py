@@ -14,7 +14,6 @@ from attrs import define, evolve, field
 
 from callboard.core.commands import Bury, Command, CommitNativeBatch, ConfirmClear, CreateNativeNamespace, RaiseFences
 from callboard.core.handoff_messages import Held
-from callboard.core.native_host import Phase
 from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
@@ -44,6 +43,7 @@ from callboard.core.native_leader_records import (
     SendGrants,
     StateChanged,
 )
+from callboard.core.native_parting import Phase
 from callboard.core.records import Answer
 from callboard.core.slot_records import NativeNamespace
 from callboard.core.versions import Policy

@@ -10,10 +10,10 @@ import grpc.aio
 import pytest
 
 from callboard.protos.generated import fronts_pb2, host_pb2
+from callboard.server.endings import Ending
 from callboard.server.native_runner import NativeRunner
 from callboard.server.native_service import NativeService
 from callboard.server.native_session import RELAY, Outgoing
-from callboard.server.sidecar_stream import Ending
 from tests.server.deaf_client import connect_and_fall_silent
 from tests.server.support import serving, until
 

@@ -13,7 +13,6 @@ where the system has such a clock. The queries (`admit`, `gate_open`, `owner_of`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum, auto
 from typing import assert_never
 
 from attrs import define, field
@@ -57,6 +56,7 @@ from callboard.core.native_host_records import (
     TableReceived,
     WelcomeReceived,
 )
+from callboard.core.native_parting import Parting, Phase
 from callboard.core.native_renewals import SentRenewals
 from callboard.core.native_rights import Rights, Slot
 from callboard.core.slot_index import held_runs, slot_runs
@@ -67,26 +67,6 @@ from callboard.core.versions import Policy
 
 HELLO_REPEAT_MS = 1000
 """How often a hello is repeated until it is answered."""
-
-
-class Phase(Enum):
-    """Where the incarnation is in its life."""
-
-    JOINING = auto()
-    RUNNING = auto()
-    LEAVING = auto()
-    OVER = auto()
-
-
-@define(eq=False)
-class _Parting:
-    """Why and how the incarnation leaves. `renews`: it keeps its lease while turns finish."""
-
-    reason: str
-    renews: bool
-    returns: bool
-    replaced: bool = False
-    overdue: bool = False
 
 
 @define(eq=False)
@@ -113,7 +93,7 @@ class NativeHost:
     _cancelled: bool = field(init=False, default=False)
     _renewals: SentRenewals = field(init=False, factory=SentRenewals)
     _renew_due_ms: int = field(init=False, default=NEVER_MS)
-    _parting: _Parting | None = field(init=False, default=None)
+    _parting: Parting | None = field(init=False, default=None)
     _effects: list[HostEffect] = field(init=False, factory=list)
 
     # ---- queries
@@ -233,7 +213,7 @@ class NativeHost:
             case Drained(actor_type, slots):
                 self._drained(actor_type, slots, now_ms)
             case LeaveRequested(reason):
-                self._leave(_Parting(reason, renews=True, returns=False), now_ms)
+                self._leave(Parting(reason, renews=True, returns=False), now_ms)
             case Connected(connection):
                 self._connected(connection, now_ms)
             case _ if event.connection != self._connection:
@@ -251,7 +231,7 @@ class NativeHost:
                     self._accept(grants.grants, now_ms)
             case GoneReceived(_, gone):
                 if gone.incarnation == self.incarnation != NO_INCARNATION:
-                    self._leave(_Parting(gone.text, renews=False, returns=True, replaced=gone.replaced), now_ms)
+                    self._leave(Parting(gone.text, renews=False, returns=True, replaced=gone.replaced), now_ms)
             case unreachable:
                 assert_never(unreachable)
 
@@ -314,7 +294,7 @@ class NativeHost:
         self._table_asked_until_ms = -NEVER_MS
         if self.incarnation not in after.hosts:
             text = f"table of version {after.version} does not have incarnation {self.incarnation}"
-            self._leave(_Parting(text, renews=False, returns=True), now_ms)
+            self._leave(Parting(text, renews=False, returns=True), now_ms)
             return
         lost = self._rights.lost_with(before, after)
         self._view = after
@@ -482,17 +462,16 @@ class NativeHost:
         spent_ms = self._settings.drain_ms + self._settings.margin_ms
         if self._parting is None:
             text = f"turns of lost slots did not end within drain and margin, {spent_ms} ms"
-            self._leave(_Parting(text, renews=False, returns=False, overdue=True), now_ms)
+            self._leave(Parting(text, renews=False, returns=False, overdue=True), now_ms)
         else:
-            self._parting.renews, self._parting.overdue, self._parting.returns = False, True, False
+            self._parting.is_overdue()
         if self.policy is Policy.EVENTUAL:
             self._ended(self._rights.lapse(), EndReason.STOPPED, now_ms)
 
-    def _leave(self, parting: _Parting, now_ms: int) -> None:
+    def _leave(self, parting: Parting, now_ms: int) -> None:
         """Rule H8: nothing is admitted or accepted any more."""
         if self._parting is not None:
-            self._parting.renews = self._parting.renews and parting.renews
-            self._parting.returns = self._parting.returns and parting.returns
+            self._parting.joined_by(parting)
             return
         self._parting = parting
         self._phase = Phase.LEAVING

@@ -41,12 +41,12 @@ from callboard.core.slot_records import SLOT_BITS_DEFAULT, HandoffSettings, Host
 from callboard.core.versions import Policy
 from callboard.protos.generated import admin_pb2
 from callboard.server.native_views import settings_of
+from callboard.server.settings import BARRIER_TIMEOUT_MS
 
 log = structlog.get_logger(__name__)
 
 ANSWERS_KEPT = 1024
 """In this replica's memory."""
-BARRIER_TIMEOUT_MS = 3000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -19,11 +19,10 @@ from callboard.server.admin_changes import AdminChanges, ChangedReplica
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.native_runner import NativeRunner
 from callboard.server.restore import RestorableReplica, RestoreRefusedError, restore
-from callboard.server.settings import ServerSettings
+from callboard.server.settings import BARRIER_TIMEOUT_MS, ServerSettings
 from callboard.server.tls import peer_names
 
 SERVICE = "callboard.admin.v1.Admin"
-BARRIER_TIMEOUT_MS = 3000
 WAITING_SHOWN_MAX = 100
 
 

@@ -8,10 +8,17 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-
-from callboard.server.sidecar_stream import Ending
+from attrs import frozen
 
 log = structlog.get_logger(__name__)
+
+
+@frozen
+class Ending:
+    """The gRPC status with which we end a stream. `code` is its name, as in grpc.StatusCode."""
+
+    code: str
+    text: str
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], ending: Ending) -> NoReturn:

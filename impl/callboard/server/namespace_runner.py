@@ -34,10 +34,11 @@ from callboard.core.commands import CommitBatch
 from callboard.core.records import AnswerCode, Namespace
 from callboard.core.tracing import TraceSink
 from callboard.protos.generated import placement_pb2
+from callboard.server.endings import Ending
 from callboard.server.metrics import Metrics
 from callboard.server.proposer import Proposer
 from callboard.server.settings import SidecarSettings
-from callboard.server.sidecar_stream import Ending, OutgoingOrder, SidecarStream
+from callboard.server.sidecar_stream import OutgoingOrder, SidecarStream
 from callboard.server.sidecar_tables import TableCache, bare_order
 
 log = structlog.get_logger(__name__)

@@ -49,11 +49,11 @@ from callboard.core.versions import Policy
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
 from callboard.server.connected_stores import ConnectedStores
+from callboard.server.endings import Ending
 from callboard.server.metrics import Metrics
 from callboard.server.namespace_runner import now_ms
 from callboard.server.proposer import Proposer
 from callboard.server.rounds import Rounds
-from callboard.server.sidecar_stream import Ending
 
 log = structlog.get_logger(__name__)
 

@@ -16,12 +16,11 @@ from callboard.core.slot_records import NativeNamespace
 from callboard.protos import convert
 from callboard.protos.generated import fronts_pb2, host_pb2
 from callboard.server import native_views
-from callboard.server.endings import abort
+from callboard.server.endings import Ending, abort
 from callboard.server.native_runner import NativeRunner
 from callboard.server.native_session import HostSession, LocalWay, Outgoing, RelayedWay, Way, malformed
 from callboard.server.office import NamespaceRefusedError, Office
-from callboard.server.settings import NativeSettings, TlsFiles
-from callboard.server.sidecar_stream import Ending
+from callboard.server.settings import BARRIER_TIMEOUT_MS, NativeSettings, TlsFiles
 from callboard.server.tls import channel_credentials, peer_names, peer_spiffe_id
 from callboard.server.watches import Watches
 
@@ -29,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 SERVICE = "callboard.host.v1.Placement"
 FRONTS_SERVICE = "callboard.fronts.v1.Fronts"
-BARRIER_TIMEOUT_MS = 3000
 LOOK_FOR_LEADER_S = 0.05
 SIGN_OF_LIFE_S = 5.0
 

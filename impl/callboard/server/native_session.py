@@ -17,8 +17,8 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from callboard.protos.generated import fronts_pb2, host_pb2
+from callboard.server.endings import Ending
 from callboard.server.native_runner import NativeRunner
-from callboard.server.sidecar_stream import Ending
 
 log = structlog.get_logger(__name__)
 

@@ -12,6 +12,9 @@ from callboard.consensus.interface import Peer
 from callboard.core.slot_records import SLOT_BITS_DEFAULT, SLOT_BITS_MAX, SLOT_BITS_MIN, HandoffSettings
 from callboard.core.versions import Policy
 
+BARRIER_TIMEOUT_MS = 3000
+"""What a linearizable read waits for its quorum at most."""
+
 
 class EngineName(StrEnum):
     """The consensus engines."""

@@ -23,17 +23,16 @@ from callboard.core.sidecar_protocol import (
 )
 from callboard.protos.generated import placement_pb2
 from callboard.server.byte_window import ByteWindow
-from callboard.server.endings import abort
+from callboard.server.endings import Ending, abort
 from callboard.server.namespace_runner import NamespaceRunner
 from callboard.server.office import NamespaceRefusedError, Office
-from callboard.server.settings import SidecarSettings
-from callboard.server.sidecar_stream import Ending, SidecarStream
+from callboard.server.settings import BARRIER_TIMEOUT_MS, SidecarSettings
+from callboard.server.sidecar_stream import SidecarStream
 from callboard.server.tls import peer_spiffe_id
 
 log = structlog.get_logger(__name__)
 
 SERVICE = "dapr.proto.placement.v1.Placement"
-BARRIER_TIMEOUT_MS = 3000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

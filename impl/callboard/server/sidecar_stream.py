@@ -7,17 +7,10 @@ import asyncio
 from attrs import frozen
 
 from callboard.protos.generated import placement_pb2
+from callboard.server.endings import Ending
 
 WAITING_ORDERS_MAX = 16
 """Orders that wait for a slow stream. A round sends three, a push three; more means a fault of ours."""
-
-
-@frozen
-class Ending:
-    """The gRPC status with which we end a stream. `code` is its name, as in grpc.StatusCode."""
-
-    code: str
-    text: str
 
 
 @frozen
