@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard.core import native_joins
 from callboard.core.native_joins import Joins
 from callboard.core.slot_records import NativeHostRecord, NativeMember
 
@@ -108,6 +111,24 @@ def test_a_host_that_is_refused_alone_is_to_blame_at_once() -> None:
     assert names(made.next_batch()) == "ab"
     assert Joins(2, 1).next_batch() == ()
     assert names(joins("a", "b", "c", items=2).next_batch()) == "ab"
+
+
+def test_processes_that_were_members_are_remembered_but_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_joins, "FORMER_PROCESSES_MAX", 2)
+    made, process = Joins(9, 99), [evolve(HOST, process=f"p{number}") for number in range(5)]
+    lives = [{}, *({"h": NativeMember(each, number)} for number, each in enumerate(process[:4], start=1)), {}]
+    present = NativeMember(process[4], 5)
+    former = []
+    for before, after in pairwise(lives):
+        made.follow(before, after)
+        made.follow(after, after)
+        former.append([number for number, each in enumerate(process) if made.has_successor(each, present)])
+    assert former == [[], [0], [0, 1], [1, 2], [2, 3]]
+    assert not made.has_successor(process[3], None)
+    assert not made.has_successor(process[3], NativeMember(process[3], 6))
+    made.follow(lives[3], {})
+    made.follow(lives[2], {})
+    assert made.has_successor(process[2], present), "remembered again, it is among the newest"
 
 
 @pytest.mark.parametrize(

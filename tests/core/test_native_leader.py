@@ -126,6 +126,30 @@ def test_another_process_takes_the_name_over() -> None:
     assert driver.of(SendGone)[0].gone.replaced
 
 
+def test_the_late_word_of_a_former_process_throws_nobody_out() -> None:
+    driver, _first = one_host()
+    driver.now_ms += TICK_MS
+    driver.hello(2, record("a", process="p2"))
+    driver.commit()
+    driver.now_ms += TICK_MS
+    for by_front in (False, True):
+        driver.hello(3, record("a"), by_front=by_front)
+        assert driver.closed() == [(3, "FAILED_PRECONDITION")]
+        assert not driver.proposals
+    driver.hello(4, record("a", process="p3"))
+    assert driver.proposals, "any other process takes the name over"
+
+
+def test_a_former_process_may_come_back_while_nobody_has_its_name() -> None:
+    driver, first = one_host()
+    driver.now_ms += TICK_MS
+    driver.remove(first)
+    driver.hello(2, record("a"))
+    driver.commit()
+    assert driver.namespace.members["a"].incarnation > first
+    assert driver.of(SendWelcome)
+
+
 def test_of_two_processes_that_ask_for_a_name_the_later_one_counts() -> None:
     driver = LeaderDriver()
     driver.hello(9, record("z"))

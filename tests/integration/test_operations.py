@@ -6,8 +6,10 @@ import asyncio
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from harness.processes import Cluster, ServerProcess, wait_until
@@ -52,7 +54,13 @@ async def test_a_lost_disk_is_replaced_by_commands(tmp_path: Path) -> None:
         cluster.start()
         leader = await cluster.leader(deadline_s=DEADLINE_S)
         assert leader is not lost
-        assert not await lost.ready(), "a replica that lost its disk was let back in"
+
+        async def left_out() -> bool:
+            with suppress(aiohttp.ClientError, TimeoutError):
+                return await lost.http("/readyz") == (503, "no leader is known\n") and lost.data_dir.exists()
+            return False
+
+        await wait_until(left_out, deadline_s=DEADLINE_S, what="the replica without its disk runs and is not let in")
         await cluster.kill_all()
 
         shutil.rmtree(lost.data_dir)

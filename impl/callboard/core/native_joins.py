@@ -10,6 +10,9 @@ from callboard.core.handoff_messages import Hello
 from callboard.core.slot_membership import native_host_problem, store_problem
 from callboard.core.slot_records import NativeHostRecord, NativeMember, NativeNamespace
 
+FORMER_PROCESSES_MAX = 10_000
+"""Processes remembered by one leader; the oldest are forgotten."""
+
 
 @define(eq=False)
 class Joins:
@@ -24,6 +27,8 @@ class Joins:
     _names: dict[int, str] = field(init=False, factory=dict)
     _in_flight: tuple[tuple[NativeHostRecord, int], ...] = field(init=False, default=())
     _singly: int = field(init=False, default=0)
+    _former: dict[str, None] = field(init=False, factory=dict)
+    """Tokens of processes that were members, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -53,6 +58,24 @@ class Joins:
                 settled.append(stream_id)
                 self.forget_stream(stream_id)
         return settled
+
+    def follow(self, before: Mapping[str, NativeMember], after: Mapping[str, NativeMember]) -> None:
+        """Members changed: remember the processes that are none any more."""
+        for name, member in before.items():
+            present = after.get(name)
+            if present is None or present.host.process != member.host.process:
+                self._former.pop(member.host.process, None)
+                self._former[member.host.process] = None
+        while len(self._former) > FORMER_PROCESSES_MAX:
+            del self._former[next(iter(self._former))]
+
+    def has_successor(self, host: NativeHostRecord, member: NativeMember | None) -> bool:
+        """Whether `host` is the word of a process that was a member before `member`, the present one of its name, was.
+
+        It may have come late from a process that is dead by now, and must not throw out the next one. A leader knows
+        those that it saw; what was sent to another one ended with its streams.
+        """
+        return member is not None and member.host.process != host.process and host.process in self._former
 
     def next_batch(self) -> tuple[NativeHostRecord, ...]:
         """The hosts of the next batch; `refused` or `done` says what became of it."""

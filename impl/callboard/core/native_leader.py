@@ -219,7 +219,10 @@ class NativeLeader:
                 self._join(hello, stream_id)
         elif member is None or member.host.process != hello.host.process:
             # A front's word may be old, and its host dead: only hosts themselves join.
-            if not hello.by_front:
+            if self._joins.has_successor(hello.host, member):
+                text = f"another process took the name {hello.host.name} since"
+                self._close(stream_id, "FAILED_PRECONDITION", text)
+            elif not hello.by_front:
                 self._join(hello, stream_id)
             return
         known = self._hosts[member.incarnation]
@@ -383,6 +386,7 @@ class NativeLeader:
             if incarnation in self._hosts:
                 self._hosts[incarnation].grants = None
         if namespace.members is not before.members or namespace.tombstones is not before.tombstones:
+            self._joins.follow(before.members, namespace.members)
             self._follow_members()
         if namespace.rights is not before.rights:
             self._note_waits()
