@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from callboard.core.commands import CommitNativeBatch, ConfirmClear
+from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear
 from callboard.core.leases import overdue_after_ms
-from callboard.core.native_leader_records import RequestRound, SendGone, SendWelcome
-from tests.core.leader_driver import SETTINGS, START_MS, LeaderDriver, kept, one_host, record, two_hosts
+from callboard.core.native_leader_records import ProposalDone, ProposalFailed, RequestRound, SendGone, SendWelcome
+from callboard.core.records import Answer, AnswerCode
+from tests.core.leader_driver import NAME, SETTINGS, START_MS, LeaderDriver, kept, one_host, record, two_hosts
 
+TICK_MS = SETTINGS.tick_ms
 TIMEOUT_MS = SETTINGS.failure_timeout_ms
+WAIT_MS = SETTINGS.wait_ms()
 
 
 def test_what_is_in_flight_is_no_deadline() -> None:
@@ -98,3 +101,77 @@ def test_a_host_that_holds_on_while_it_is_told_more_keeps_its_deadline() -> None
     reported_ms = driver.now_ms
     driver.join(3, record("c"))
     assert driver.machine.next_deadline_ms() == reported_ms + overdue_after_ms(SETTINGS)
+
+
+def test_at_its_deadline_a_host_that_holds_on_is_overdue_whatever_it_was_told_since() -> None:
+    driver, first, _ = two_hosts()
+    driver.renew(1, first, 2, base=1)
+    reported_ms = driver.now_ms
+    driver.join(3, record("c"))
+    driver.renew(1, first, 3, base=2)
+    driver.at(reported_ms + overdue_after_ms(SETTINGS) - 1)
+    assert driver.machine.overdue(driver.now_ms) == []
+    driver.at(reported_ms + overdue_after_ms(SETTINGS))
+    assert [(each.incarnation, each.late_ms) for each in driver.machine.overdue(driver.now_ms)] == [(first, 0)]
+    assert "a is overdue" in driver.proposed(CommitNativeBatch)[0].reason
+
+
+def test_nobody_wakes_up_for_the_slots_of_a_host_that_is_removed_anyway() -> None:
+    driver, first, _ = two_hosts()
+    driver.now_ms += TICK_MS
+    driver.renew(1, first, 2, base=1, leaving=True)
+    driver.confirm_round()
+    assert driver.proposed(CommitNativeBatch)
+    due_ms = driver.machine.next_deadline_ms()
+    assert due_ms is not None
+    assert due_ms > driver.now_ms + overdue_after_ms(SETTINGS)
+
+
+def test_no_burial_is_waited_for_while_one_is_in_flight() -> None:
+    driver = LeaderDriver()
+    first, second = driver.join(1, record("a")), driver.join(2, record("b"))
+    driver.now_ms += TICK_MS
+    driver.remove(first, second)
+    driver.farewell(1, first)
+    ((number, bury),) = driver.proposals.items()
+    assert bury == Bury(NAME, (first,))
+    driver.log(driver.proposals.pop(number))
+    assert driver.machine.next_deadline_ms() is None, "the answer is still to come"
+    driver.event(ProposalDone(number, Answer(AnswerCode.OK)))
+    assert driver.machine.next_deadline_ms() == START_MS + WAIT_MS
+
+
+def test_a_burial_that_failed_once_does_not_hide_when_the_next_is_due() -> None:
+    driver = LeaderDriver()
+    first, second = driver.join(1, record("a")), driver.join(2, record("b"))
+    driver.now_ms += TICK_MS
+    driver.remove(first, second)
+    driver.farewell(1, first)
+    driver.fail()
+    assert driver.machine.next_deadline_ms() == driver.now_ms + TICK_MS
+    driver.at(driver.now_ms + TICK_MS)
+    assert driver.proposed(Bury) == [Bury(NAME, (first,))]
+    driver.commit()
+    assert driver.machine.next_deadline_ms() == START_MS + WAIT_MS
+    driver.at(START_MS + WAIT_MS)
+    assert driver.proposed(Bury) == [Bury(NAME, (second,))]
+
+
+def test_the_failure_of_what_is_not_in_flight_delays_nothing() -> None:
+    driver = LeaderDriver()
+    driver.hello(1, record("a"))
+    driver.event(ProposalFailed(77))
+    assert driver.machine.next_deadline_ms() is None
+
+
+def test_what_was_refused_is_tried_again_a_tick_later() -> None:
+    driver, first, _ = two_hosts()
+    driver.renew(1, first, 2, taken=kept(driver, first))
+    ((number, command),) = driver.proposals.items()
+    assert isinstance(command, ConfirmClear)
+    del driver.proposals[number]
+    driver.event(ProposalDone(number, Answer(AnswerCode.UNSUPPORTED)))
+    driver.at(driver.now_ms + TICK_MS - 1)
+    assert not driver.proposals
+    driver.at(driver.now_ms + 1)
+    assert driver.proposed(ConfirmClear) == [command]

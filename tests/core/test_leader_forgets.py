@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear
+from callboard.core.commands import Bury, CommitNativeBatch, ConfirmClear, SlotSpan
+from callboard.core.leases import overdue_after_ms
 from callboard.core.native_attendance import Attendance
 from callboard.core.native_leader_records import LeaderLimits, ProposalDone, ProposalFailed, SendGrants
 from callboard.core.slot_membership import REASON_LENGTH_MAX
@@ -15,6 +16,7 @@ from tests.core.leader_driver import (
     SLOT_BITS,
     LeaderDriver,
     all_held,
+    moved,
     one_host,
     record,
     two_hosts,
@@ -154,3 +156,69 @@ def test_a_host_of_which_a_renewal_was_lost_is_asked_for_everything_and_stays(po
     driver.at(driver.now_ms + SETTINGS.tick_ms)
     driver.commit_all()
     assert "a" in driver.namespace.members
+
+
+@pytest.mark.parametrize("by_word", [True, False])
+def test_no_round_begins_for_a_host_that_is_gone(by_word: bool) -> None:
+    driver, incarnation = one_host()
+    driver.renew(1, incarnation, 1)
+    driver.confirm_round()
+    driver.renew(1, incarnation, 2, base=1)
+    if by_word:
+        driver.farewell(1, incarnation)
+    else:
+        driver.remove(incarnation)
+    driver.at(driver.now_ms + 2 * TICK_MS)
+    assert len(driver.rounds) == 1, "there is nothing to answer"
+
+
+def test_a_host_that_was_buried_while_its_round_ran_is_not_answered() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 1)
+    driver.farewell(1, incarnation)
+    driver.commit_all()
+    assert not driver.namespace.tombstones
+    assert driver.confirm_round() == []
+
+
+def test_who_was_removed_is_not_removed_again_when_its_round_ends() -> None:
+    driver, first, _ = two_hosts()
+    driver.now_ms += TICK_MS
+    driver.renew(1, first, 2, base=1)
+    driver.remove(first)
+    driver.now_ms += overdue_after_ms(SETTINGS)
+    assert driver.confirm_round() == []
+    assert not driver.proposals
+
+
+def test_what_was_confirmed_is_owed_no_more_whoever_confirmed_it() -> None:
+    driver, first, _ = two_hosts()
+    driver.now_ms += TICK_MS
+    driver.renew(1, first, 2, base=1)
+    driver.confirm_round()
+    since = driver.namespace.tables["cart"].since
+    driver.log(ConfirmClear(NAME, tuple(SlotSpan("cart", slot, 1, since[slot]) for slot in moved(driver))))
+    driver.now_ms += overdue_after_ms(SETTINGS)
+    assert driver.machine.overdue(driver.now_ms) == []
+    driver.renew(1, first, 3, base=2)
+    driver.confirm_round()
+    assert [each.incarnation for each in driver.answers()] == [first]
+    assert not driver.proposed(CommitNativeBatch)
+
+
+def test_of_a_removed_host_that_asks_again_the_stream_is_like_any_other() -> None:
+    driver, incarnation = one_host()
+    driver.remove(incarnation)
+    driver.log(Bury(NAME, (incarnation,)))
+    driver.hello(9, record("z"))
+    driver.hello(1, record("a"))
+    driver.hello(2, record("a", process="p2"))
+    assert driver.closed() == [(1, "ABORTED")], "another process asks for its name"
+
+
+def test_a_new_office_counts_from_its_beginning_how_long_slots_wait() -> None:
+    driver, _, _ = two_hosts()
+    driver.now_ms += 500
+    driver.new_office()
+    assert {each.waited_ms for each in driver.machine.handoffs(driver.now_ms + 70)} == {70}

@@ -103,6 +103,18 @@ def test_of_a_refused_batch_each_host_is_tried_alone_and_then_batches_are_whole_
     assert names(made.next_batch()) == "x"
 
 
+def test_after_one_culprit_the_others_of_the_batch_are_still_tried_alone() -> None:
+    made = joins("a", "b", "c")
+    made.next_batch()
+    made.refused()
+    for stream_id, name in enumerate("ab", start=1):
+        assert names(made.next_batch()) == name
+        assert made.refused() == stream_id
+        made.forget_stream(stream_id)
+    made.add(host("d"), 4)
+    assert names(made.next_batch()) == "c"
+
+
 def test_a_host_that_is_refused_alone_is_to_blame_at_once() -> None:
     made = joins("a")
     assert names(made.next_batch()) == "a"
@@ -137,8 +149,9 @@ def test_processes_that_were_members_are_remembered_but_not_too_many(monkeypatch
         evolve(HOST, address="\U0001f600" * 200),
         evolve(HOST, labels=(("\U0001f600" * 100, "\U0001f600" * 100),)),
         evolve(HOST, labels=tuple((f"{number:02}", "") for number in range(40))),
+        evolve(HOST, actor_types=tuple(chr(0x1F600 + number) * 64 for number in range(100))),
     ],
-    ids=["characters of four bytes", "labels of such", "many short labels"],
+    ids=["characters of four bytes", "labels of such", "many short labels", "many long types of such"],
 )
 def test_what_takes_more_bytes_than_a_glance_says_fits_too(host: NativeHostRecord) -> None:
     one = len(msgspec.msgpack.encode(host))

@@ -6,9 +6,10 @@ import pytest
 from attrs import evolve
 
 from callboard.core.commands import CommitNativeBatch, Removal
-from callboard.core.handoff_messages import Held, SlotRun
+from callboard.core.handoff_messages import Gone, Held, SlotRun
 from callboard.core.leases import overdue_after_ms
 from callboard.core.native_leader_records import (
+    CloseStream,
     LeaderLimits,
     Propose,
     RequestRound,
@@ -160,6 +161,17 @@ def test_of_two_processes_that_ask_for_a_name_the_later_one_counts() -> None:
     assert driver.closed() == []
 
 
+def test_a_member_keeps_its_stream_until_another_process_has_its_name() -> None:
+    driver, first = one_host()
+    driver.hello(9, record("z"))
+    driver.hello(1, record("a", weight=50), first)
+    driver.hello(2, record("a", process="p2"))
+    assert driver.closed() == []
+    driver.now_ms += TICK_MS
+    driver.commit_all()
+    assert [(each.stream_id, each.gone.replaced) for each in driver.of(SendGone)] == [(1, True)]
+
+
 def test_a_stream_that_ended_asks_for_nothing() -> None:
     driver = LeaderDriver()
     driver.hello(9, record("z"))
@@ -180,6 +192,15 @@ def test_an_unknown_incarnation_is_gone() -> None:
     assert not driver.of(SendWelcome)
 
 
+@pytest.mark.parametrize(("reason", "why"), [("", ""), ("too old", ": too old")])
+def test_the_last_word_names_the_host_and_why_it_was_removed_if_known(reason: str, why: str) -> None:
+    driver, incarnation = one_host()
+    removals = (Removal("a", incarnation),)
+    driver.log(CommitNativeBatch(driver.state.epoch, NAME, (), removals, reason=reason))
+    text = f"incarnation {incarnation} of a was removed{why}"
+    assert driver.of(SendGone) == [SendGone(1, Gone(incarnation, text, replaced=False))]
+
+
 def test_who_is_refused() -> None:
     driver = LeaderDriver(limits=LeaderLimits(streams_max=2))
     driver.hello(1, record("a"), policy=Policy.EVENTUAL)
@@ -191,6 +212,8 @@ def test_who_is_refused() -> None:
     assert driver.closed() == []
     driver.hello(5, record("c"))
     assert driver.closed() == [(5, "RESOURCE_EXHAUSTED")]
+    driver.hello(6, record("c"), policy=Policy.EVENTUAL)
+    assert driver.closed() == [(6, "FAILED_PRECONDITION")], "there is no use in coming again later"
     assert driver.machine.stream_count == 2
 
 
@@ -285,6 +308,23 @@ def test_old_and_repeated_renewals_are_ignored() -> None:
         assert driver.effects == []
     driver.renew(1, incarnation, 6)
     assert driver.of(RequestRound)
+
+
+def test_a_renewal_before_the_hello_ends_the_stream_and_says_nothing() -> None:
+    driver, incarnation = one_host()
+    for renewed in (incarnation, incarnation + 7):
+        driver.renew(2, renewed, 1)
+        assert [type(each) for each in driver.effects] == [CloseStream]
+        assert driver.closed() == [(2, "FAILED_PRECONDITION")]
+
+
+def test_nobody_renews_for_another_host() -> None:
+    driver, first = one_host()
+    driver.join(2, record("b"))
+    driver.renew(2, first, 1)
+    assert not driver.of(RequestRound)
+    driver.renew(1, first, 1)
+    assert driver.of(RequestRound), "its own first renewal still counts"
 
 
 def test_a_removed_member_is_not_answered_though_its_renewal_was_collected() -> None:

@@ -122,3 +122,11 @@ def test_a_member_of_before_the_level_gets_its_store_also_by_the_word_of_a_front
     driver.new_office()
     driver.hello(3, evolve(host("a", "file-1"), address="elsewhere:1"), incarnation, 3, by_front=True)
     assert driver.proposals == {}, "a front's word may be old"
+
+
+def test_the_word_of_a_front_takes_no_store_away() -> None:
+    driver = LeaderDriver()
+    incarnation = driver.join(1, host("a", "file-1"))
+    driver.new_office()
+    driver.hello(2, host("a", ""), incarnation, 2, by_front=True)
+    assert driver.proposals == {}, "it may be of before the host knew its store"
