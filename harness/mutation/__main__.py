@@ -188,9 +188,13 @@ def _hundred(console: Console, sources: dict[str, Source], reasons: dict[str, st
     """The recorded mutants, each judged by the test that killed it; first these tests without a mutant."""
     recorded = {each["killer"] for each in json.loads(hundred.HUNDRED.read_text())}
     costs_s = measure_costs(recorded)
-    tasks, replaced = hundred.tasks(sources, list(costs_s), set(reasons))
-    for name in replaced:
-        console.print(f"replaced, for its code has changed (python -m harness.conformance mutants --record): {name}")
+    tasks, changed = hundred.tasks(sources, list(costs_s), hundred.HUNDRED)
+    for name in changed:
+        console.print(f"left out, for its code or its test has changed: {name}")
+    if len(tasks) < hundred.LEFT_MIN:
+        anew = "python -m harness.conformance mutants --budget 5 --record"
+        console.print(f"only {len(tasks)} of the hundred are left: choose them anew with {anew}")
+        return 1
     results = _judge(sources, Baseline(costs_s, {}, frozenset(), {}), tasks, jobs=jobs)
     succeeded = _verdict(console, results, reasons)
     console.print(f"{sum(map(report.is_killed, results))} of {len(results)} mutants killed")

@@ -102,6 +102,8 @@ def test_acknowledgement_before_the_write_is_reported_counts() -> None:
 
 def test_members_at_known_versions_only() -> None:
     machine = started()
+    with pytest.raises(KeyError, match="no table of version 7 at hand; the current version is 0"):
+        machine.members_at(7)
     machine.handle(StreamOpened(1, report("a", "T1")), 0)
     machine.handle(BatchCommitted(1, Version(0, 1), member("a", "T1")), 0)
     machine.handle(TablesChanged(Version(0, 2), member("b", "T1")), 0)
@@ -176,9 +178,34 @@ def test_a_repeated_push_waits_for_orders_under_way_and_ends_with_the_stream() -
     heartbeat = SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)
     machine.handle(StreamOpened(1, heartbeat), 0)
     assert machine.handle(Tick(), 20_000) == [], "its first push is not acknowledged yet"
+    assert machine.next_deadline_ms() == 40_000, "and it is not looked at again and again"
     for phase in Phase:
         machine.handle(OrderWritten(1, phase, 3), 20_001)
     machine.handle(MessageReceived(1, heartbeat), 20_002)
     assert machine.handle(Tick(), 40_000) == [SendOrder(1, phase, 3) for phase in Phase]
     machine.handle(StreamClosed(1), 40_001)
     assert machine.handle(Tick(), 90_000) == []
+
+
+def test_a_repeated_push_that_is_due_ends_with_its_stream() -> None:
+    machine = BarrierNamespace(BarrierSettings(repeat_push_ms=20_000, round_timeout_ms=60_000))
+    machine.handle(Started(Version(0, 3), member("old", "T1")), 0)
+    machine.handle(StreamOpened(1, SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)), 0)
+    machine.handle(StreamClosed(1), 100)
+    assert not [each for each in machine.handle(Tick(), 20_000) if isinstance(each, SendOrder)]
+
+
+def test_tables_are_not_repeated_in_the_middle_of_a_round() -> None:
+    """Also not to a sidecar that has acknowledged all that was sent to it so far, while others are awaited."""
+    machine = BarrierNamespace(BarrierSettings(repeat_push_ms=2_000, round_timeout_ms=60_000))
+    machine.handle(Started(Version(0, 3), member("old", "T1") | member("new", "T1", incarnation=2)), 0)
+    heartbeat = SidecarReport("old", "app-old", ("T1",), operation=HostOperation.UNKNOWN)
+    machine.handle(StreamOpened(1, heartbeat), 0)
+    machine.handle(StreamOpened(2, report("new", "T1")), 0)
+    machine.handle(TablesChanged(Version(0, 4), member("old", "T1") | member("new", "T1", incarnation=2)), 10)
+    for version in (3, 4):
+        for phase in Phase:
+            machine.handle(OrderWritten(1, phase, version), 20)
+    machine.handle(MessageReceived(1, heartbeat), 30)
+    assert machine.handle(Tick(), 2_010) == [], "the other one has not locked yet"
+    assert machine.next_deadline_ms() == 4_010

@@ -8,11 +8,13 @@ from callboard.core.barrier_records import (
     BatchCommitted,
     BatchFailed,
     CloseStream,
+    Effect,
     HostOperation,
     MessageReceived,
     OrderWritten,
     Phase,
     ProposeBatch,
+    RoundFinished,
     SendOrder,
     SidecarReport,
     Started,
@@ -21,6 +23,7 @@ from callboard.core.barrier_records import (
     TablesChanged,
     Tick,
 )
+from callboard.core.membership import host_record_bytes
 from callboard.core.records import HostRecord, Member
 from callboard.core.versions import Version
 from tests.core.test_barrier_edges import member, report, started
@@ -203,3 +206,70 @@ def test_a_sidecar_that_acknowledges_by_operation_needs_no_repetition() -> None:
     assert machine.next_deadline_ms() == 20_020
     assert machine.handle(Tick(), 20_020) == []
     assert machine.next_deadline_ms() is None
+
+
+def batch_of(effects: list[Effect]) -> ProposeBatch:
+    (batch,) = [each for each in effects if isinstance(each, ProposeBatch)]
+    return batch
+
+
+def names(effects: list[Effect]) -> str:
+    """Those of the batch among these effects."""
+    return "".join(host.name for host in batch_of(effects).upserts)
+
+
+def come_together(machine: BarrierNamespace, hosts: str, now_ms: int, first_stream: int = 1) -> list[Effect]:
+    """What follows when these hosts come while nothing else goes on, and the batch of the first one fails, so that it
+    comes last."""
+    first, *_ = [
+        machine.handle(StreamOpened(stream_id, report(name, "T1")), now_ms)
+        for stream_id, name in enumerate(hosts, start=first_stream)
+    ]
+    machine.handle(BatchFailed(batch_of(first).batch_id, retry=True), now_ms)
+    return machine.handle(Tick(), now_ms + machine.settings.retry_ms)
+
+
+def test_a_batch_that_failed_for_a_moment_is_proposed_again_whole() -> None:
+    machine = started()
+    effects = come_together(machine, "abcd", 0)
+    assert names(effects) == "bcda"
+    machine.handle(BatchFailed(batch_of(effects).batch_id, retry=True), 500)
+    assert names(machine.handle(Tick(), 500 + machine.settings.retry_ms)) == "bcda"
+
+
+def test_batches_are_large_again_after_one_that_was_committed() -> None:
+    machine = started()
+    present: dict[str, Member] = {}
+    effects = machine.handle(BatchFailed(batch_of(come_together(machine, "abcd", 0)).batch_id, retry=False), 500)
+    for version, pair in enumerate(("bc", "da"), start=1):
+        assert names(effects) == pair
+        for name in pair:
+            present = present | member(name, "T1", incarnation=len(present) + 1)
+        effects = machine.handle(BatchCommitted(batch_of(effects).batch_id, Version(0, version), present), 500)
+    for phase in (HostOperation.LOCK, HostOperation.UPDATE, HostOperation.UNLOCK):
+        for stream_id in range(1, 5):
+            machine.handle(MessageReceived(stream_id, SidecarReport("", operation=phase, version=2)), 500)
+    assert names(come_together(machine, "efgh", 600, 11)) == "fghe"
+
+
+def test_who_did_not_fit_a_refused_batch_is_in_the_next_one() -> None:
+    machine = BarrierNamespace(BarrierSettings(batch_items_max=1))
+    machine.handle(Started(Version(), {}), 0)
+    effects = come_together(machine, "ab", 0)
+    assert names(effects) == "b"
+    effects = machine.handle(BatchFailed(batch_of(effects).batch_id, retry=False), 500)
+    assert [each.stream_id for each in effects if isinstance(each, CloseStream)] == [2]
+    assert names(effects) == "a"
+
+
+def test_a_round_without_anybody_is_over_at_once() -> None:
+    machine = started()
+    assert machine.handle(TablesChanged(Version(0, 5), {}), 7) == [RoundFinished(5, (0, 0, 0), 0, ())]
+
+
+def test_hosts_count_towards_the_bytes_of_a_batch() -> None:
+    two = 2 * host_record_bytes(HostRecord("a", "app-a", ("T1",)))
+    for bytes_max, fit in ((two, "ba"), (two - 1, "b")):
+        machine = BarrierNamespace(BarrierSettings(batch_bytes_max=bytes_max))
+        machine.handle(Started(Version(), {}), 0)
+        assert names(come_together(machine, "ab", 0)) == fit

@@ -146,6 +146,17 @@ def test_an_unknown_feature_level_stops_the_replica() -> None:
         snapshot.decode_state(newer)
 
 
+def test_a_session_that_was_used_just_recently_enough_is_kept() -> None:
+    log = in_office()
+    for more, kept in ((0, [1, 2]), (1, [2])):
+        used = log.state.sessions[1].last_used_entry
+        # The entry that opens a session counts as well.
+        idle = evolve(log.state, entries_applied=used + membership.SESSION_IDLE_ENTRIES - 1 + more)
+        state, answer = membership.apply(idle, idle.applied_index + 1, Request(OpenSession()))
+        assert answer.code is AnswerCode.OK
+        assert sorted(state.sessions) == kept
+
+
 def test_commands_of_a_newer_callboard_are_told_from_garbage() -> None:
     with pytest.raises(UnknownCommandError, match="'split_slot'"):
         commands.decode_request(b"\x96\x01\xaasplit_slot\x00\x00\x01\x80")

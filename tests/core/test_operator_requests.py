@@ -101,3 +101,9 @@ def test_entries_with_other_things_than_an_id_and_a_digest_are_malformed() -> No
         decode_request(b"\x96" + entry[1 : -len(DIGEST) - 6])
     with pytest.raises(MalformedCommandError, match="delete_namespace command: "):
         decode_request(entry.replace(b"\xa3one", b"\x07"))
+    for other in (
+        b"\x88" + bytes(range(1, 17)),
+        b"\x98" + bytes([1]) + entry[2:],
+    ):  # a map; the version of other entries
+        with pytest.raises(MalformedCommandError, match="is not a command"):
+            decode_request(other)

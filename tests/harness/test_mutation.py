@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
+from rich.console import Console
 
 import harness.mutation.__main__ as mutation
 from harness.mutation import explained, hundred, report
@@ -267,18 +269,26 @@ def test_the_hundred_are_spread_over_modules_and_operators(tmp_path: Path) -> No
     assert len(json.loads(path.read_text())) == 30
 
 
-def test_changed_code_is_judged_by_the_next_mutant_of_its_function(tmp_path: Path) -> None:
+def test_mutants_of_changed_code_or_of_a_changed_test_are_left_out(tmp_path: Path) -> None:
     text = "def f(a):\n    return a + 1\ndef g(a):\n    return a + 1\n"
     source, _ = live_module(text)
     path = tmp_path / "hundred.json"
-    there = next(each.name for each in source.mutants if each.function == "g")
-    entries = [("m.g | constant | 2 -> 3", "t1"), (there, "t2"), (there, "renamed")]
+    there, other = (each.name for each in source.mutants if each.operator == "constant" and each.function == "g")
+    entries = [("m.g | constant | 2 -> 3", "t1"), (there, "t2"), (other, "renamed")]
     path.write_text(json.dumps([{"mutant": name, "killer": killer} for name, killer in entries]))
-    tasks, replaced = hundred.tasks({"m": source}, ["t1", "t2"], set(), path)
-    assert replaced == ["m.g | constant | 2 -> 3"]
-    assert source.mutants[tasks[0].index].function == "g"
-    assert source.mutants[tasks[0].index].name != there
-    assert [each.tests for each in tasks] == [("t1", "t2"), ("t2",), ("t1", "t2")]
+    tasks, changed = hundred.tasks({"m": source}, ["t1", "t2"], path)
+    assert changed == ["m.g | constant | 2 -> 3", other]
+    assert [(source.mutants[each.index].name, each.tests) for each in tasks] == [(there, ("t2",))]
+
+
+def test_too_few_of_the_hundred_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "hundred.json"
+    path.write_text(json.dumps([{"mutant": "m.g | constant | 2 -> 3", "killer": "t1"}] * 100))
+    monkeypatch.setattr(hundred, "HUNDRED", path)
+    monkeypatch.setattr(mutation, "measure_costs", lambda _names: {"t1": 0.1})
+    said = io.StringIO()
+    assert mutation._hundred(Console(file=said, width=200), {}, {}, 1) == 1
+    assert "only 0 of the hundred are left: choose them anew" in said.getvalue()
 
 
 def test_a_module_that_does_not_exist_is_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,7 @@ class BarrierNamespace:
     _unchecked: dict[int, SidecarStream] = field(init=False, factory=dict)
     _changed: dict[str, None] = field(init=False, factory=dict)
     _before_round: dict[str, None] = field(init=False, factory=dict)
+    """Of those that changed, whose change is to be committed before the next round."""
     _unseen: set[str] = field(init=False, factory=set)
     _proposal: _Proposal | None = field(init=False, default=None)
     _last_batch_id: int = field(init=False, default=0)
@@ -186,7 +187,7 @@ class BarrierNamespace:
             streams=len(self._streams),
             actor_streams=self._actor_streams,
             queued_streams=len(self._queued),
-            changes_waiting=len(self._changed.keys() | self._before_round.keys()),
+            changes_waiting=len(self._changed),
             phase=running.phase if running is not None else None,
             waiting_for=tuple(self._streams[stream_id].host.name for stream_id in waiting),
         )
@@ -389,7 +390,6 @@ class BarrierNamespace:
         if self.trace is not None:
             self.trace("BatchFails", {})
         self._changed.update(proposal.names)
-        self._changed.update(self._before_round)
         self._before_round = {}
         self._unchecked.update(self._queued)
         if not event.retry and len(proposal.names) > 1:
@@ -447,7 +447,6 @@ class BarrierNamespace:
             if self._repeats.pop(stream_id, None) is not None:
                 self._repeats[stream_id] = now_ms + self.settings.repeat_push_ms
         self._order_all(self._round)
-        self._advance_round(self._round, now_ms)
 
     def _advance_round(self, running: Round, now_ms: int) -> None:
         while not running.waiting:

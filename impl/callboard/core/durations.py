@@ -29,7 +29,7 @@ def parse_duration_ms(text: str) -> int:
     for part in _PART.finditer(text):
         if part.start() != position:
             break
-        total += Fraction(part[1] if not part[1].endswith(".") else part[1] + "0") * _UNIT_MS[part[2]]
+        total += Fraction(part[1]) * _UNIT_MS[part[2]]
         position = part.end()
     if position != len(text) or not text:
         raise ValueError(f"{text!r} is not a duration such as 500ms, 8s or 1m30s")

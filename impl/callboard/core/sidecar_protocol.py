@@ -111,8 +111,6 @@ def _internal_type_problem(message: SidecarMessage) -> Refusal | None:
     """Actor types under dapr.internal belong to one application each: workflows, for example."""
     own = f"{INTERNAL_PREFIX}.{message.namespace}.{message.app_id}"
     for actor_type in message.actor_types:
-        if not actor_type.startswith(INTERNAL_PREFIX):
-            continue
         internal = actor_type == INTERNAL_PREFIX or actor_type.startswith(INTERNAL_PREFIX + ".")
         if internal and actor_type != own and not actor_type.startswith(own + "."):
             text = (
