@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from callboard.core.handoff_messages import Farewell, Gone, Held, Renewal
+import pytest
+from attrs import evolve
+
+from callboard.core.handoff_messages import Farewell, Gone, Held, Renewal, SlotRun
 from callboard.core.leases import NO_LEASE
 from callboard.core.native_host_records import (
+    BecomeNewIncarnation,
     Disconnected,
+    Drained,
+    Ended,
     Granted,
     LeaveRequested,
+    Refusal,
     SendFarewell,
     SendTableRequest,
+    StopAdmitting,
     Stopped,
 )
+from callboard.core.slot_records import HandoffSettings
 from callboard.core.table_delta import make_view
 from callboard.core.versions import Policy
 from tests.core.host_driver import (
@@ -68,6 +77,22 @@ def test_under_eventual_a_host_need_not_be_answered_to_serve() -> None:
     assert driver.right(0).fence == 0
 
 
+def test_under_eventual_an_answer_may_come_before_the_table() -> None:
+    driver = Driver(Policy.EVENTUAL)
+    driver.connect()
+    driver.welcome()
+    driver.answer(driver.renewals[-1].number)
+    assert driver.effects == []
+
+
+def test_under_eventual_a_host_takes_nothing_from_when_its_isolation_is_too_long() -> None:
+    for late_ms, takes in ((-1, True), (0, False)):
+        driver = serving(Policy.EVENTUAL, evolve(SETTINGS, max_isolation_ms=700))
+        driver.now_ms = START_MS + 700 + late_ms
+        driver.install(view(5, {"cart": (ME, ME, ME, OTHER)}, {"cart": (4, 4, 5, 4)}))
+        assert bool(driver.of(Granted)) is takes
+
+
 def test_version_0_is_no_newer_table() -> None:
     driver = Driver()
     driver.connect()
@@ -83,6 +108,76 @@ def test_a_host_that_a_table_does_not_have_renews_no_more() -> None:
     sent = len(driver.renewals)
     driver.at(START_MS + SETTINGS.drain_ms)
     assert len(driver.renewals) == sent
+
+
+def test_a_host_that_a_table_does_not_have_becomes_another_even_if_it_is_told_so_again() -> None:
+    driver = serving()
+    newer = view(5, {"cart": (OTHER,) * 4})
+    driver.install(make_view(5, SLOT_BITS, {OTHER: newer.hosts[OTHER]}, dict(newer.tables)))
+    driver.gone()
+    driver.event(Drained("cart", (0, 1)))
+    text = f"table of version 5 does not have incarnation {ME}"
+    assert driver.of(BecomeNewIncarnation) == [BecomeNewIncarnation(text, replaced=False)]
+
+
+def test_a_leaving_host_asks_for_no_tables() -> None:
+    driver = serving()
+    driver.event(LeaveRequested("stop"))
+    driver.answer(1, version=5)
+    assert not driver.of(SendTableRequest)
+
+
+def test_a_leaving_host_whose_lease_ran_out_is_over_before_anything_else() -> None:
+    driver = serving()
+    driver.event(Disconnected(1))
+    driver.event(LeaveRequested("stop"))
+    driver.now_ms = GATE_MS
+    driver.connect()
+    assert [type(each) for each in driver.effects] == [Ended, Stopped]
+
+
+def test_what_happens_in_one_millisecond_is_told_together() -> None:
+    shortest = HandoffSettings(lease_ms=3000, drain_ms=0, margin_ms=0, tick_ms=1, failure_timeout_ms=4000)
+    driver = serving(settings=shortest)
+    assert [(each.version, each.taken) for each in driver.renewals] == [(0, ())]
+    driver.at(START_MS + SETTINGS.tick_ms)
+    assert [(each.version, each.taken) for each in driver.renewals[1:]] == [(4, (Held("cart", 0, 2, 4, 5),))]
+
+
+def test_slots_of_a_type_that_has_no_table_any_more_are_lost() -> None:
+    driver = serving()
+    driver.install(view(5, {}))
+    assert driver.of(StopAdmitting)[0].spans == (SlotRun("cart", 0, 2),)
+    assert driver.machine.admit("cart", 0, driver.now_ms) is Refusal.UNKNOWN_TYPE
+
+
+def test_rights_that_a_newer_table_leaves_alone_are_still_asked_for_again() -> None:
+    driver = serving()
+    driver.event(Disconnected(1))
+    driver.at(GATE_MS)
+    driver.connect()
+    driver.welcome()
+    lose_slot_0(driver)
+    driver.at(GATE_MS + SETTINGS.tick_ms)
+    driver.install(view(6, {}))
+    driver.at(GATE_MS + 2 * SETTINGS.tick_ms)
+    said = [(each.version, each.requests) for each in driver.renewals[-2:]]
+    assert said == [(5, (Held("cart", 1, 1, 4, 5),)), (6, ())]
+
+
+def test_of_very_many_rights_that_ended_so_many_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callboard.core.native_rights.REQUESTS_MAX", 2)
+    driver = joined((ME, ME, ME, ME))
+    driver.grant(*(Held("cart", slot, 1, 4, 5 + slot) for slot in range(4)))
+    driver.event(Disconnected(1))
+    driver.at(GATE_MS)
+    driver.connect()
+    driver.welcome()
+    first = driver.renewals[-1]
+    assert first.requests == (Held("cart", 0, 1, 4, 5), Held("cart", 1, 1, 4, 6))
+    driver.answer(first.number, grants=(Held("cart", 0, 2, 4, 9),))
+    driver.at(GATE_MS + SETTINGS.tick_ms)
+    assert driver.renewals[-1].requests == (Held("cart", 2, 1, 4, 7), Held("cart", 3, 1, 4, 8))
 
 
 def test_no_reading_of_a_clock_lies_within_no_lease() -> None:

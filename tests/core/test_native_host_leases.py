@@ -239,10 +239,12 @@ def test_rights_that_ended_with_their_lease_are_asked_for_again() -> None:
 
 def test_an_orderly_stop_keeps_renewing_until_all_turns_are_done() -> None:
     driver = serving()
-    driver.now_ms += SETTINGS.tick_ms
+    driver.at(START_MS + GAP_MS)
+    assert not driver.renewals[-1].leaving
+    driver.now_ms += GAP_MS
     driver.event(LeaveRequested("stop"))
     assert driver.of(StopAdmitting) == [StopAdmitting((SlotRun("cart", 0, 2),), driver.now_ms + SETTINGS.drain_ms + 1)]
-    assert driver.renewals[-1].leaving
+    assert [each.renewal.leaving for each in driver.of(SendRenewal)] == [True], "it is told at once"
     assert not driver.of(Stopped)
     driver.answer(driver.renewals[-1].number, grants=(Held("cart", 0, 1, 4, 9),))
     assert not driver.of(Granted)
@@ -256,6 +258,7 @@ def test_an_orderly_stop_keeps_renewing_until_all_turns_are_done() -> None:
     assert driver.of(Stopped) == [Stopped("stop", overdue=False)]
     assert driver.of(SendFarewell) == [SendFarewell(1, Farewell(ME))]
     assert driver.machine.next_deadline_ms() is None
+    assert driver.machine.lease_remaining_ms(driver.now_ms) == 0
     assert driver.event(Connected(9)) == []
 
 
