@@ -119,6 +119,15 @@ RecvReport(h) ==
        /\ msgs' = (msgs \ {m}) \cup (IF Isolation /\ good /\ m.v = version THEN {Same(h)} ELSE {})
     /\ UNCHANGED <<replicated, base, hostVars, cut>>
 
+\* A member's renewal is answered, whatever table the host has: it is a report of which the leader takes in only that
+\* the host is there.
+\* @actor: server
+AnswerRenewal(h) ==
+    /\ Isolation
+    /\ \E m \in Deliverable(h, "report") : m.inc = members[h] /\ m.inc > gone[h]
+    /\ msgs' = msgs \cup {Same(h)}
+    /\ UNCHANGED <<replicated, soft, hostVars, cut>>
+
 \* A delta up to some committed version, for a host that the leader's history reaches back to.
 \* It is believed to have arrived; a report will tell otherwise.
 \* @actor: server
@@ -223,7 +232,7 @@ RecvGone(h) ==
           ELSE UNCHANGED <<incarnation, installed, table, stopped>>
     /\ UNCHANGED <<replicated, soft, up, cut>>
 
-\* The leader has nothing new: the host knows that it is not isolated.
+\* A leader is there: the host knows that it is not isolated.
 \* @actor: host h
 RecvSame(h) ==
     /\ up[h]
@@ -285,7 +294,7 @@ Heal(h) ==
     /\ UNCHANGED <<replicated, soft, hostVars, msgs>>
 
 -----------------------------------------------------------------------------
-ServerStep(h) == RefuseGone(h) \/ Join(h) \/ RecvReport(h) \/ SendDelta(h) \/ SendSnapshot(h) \/ Remove(h)
+ServerStep(h) == RefuseGone(h) \/ Join(h) \/ RecvReport(h) \/ AnswerRenewal(h) \/ SendDelta(h) \/ SendSnapshot(h) \/ Remove(h)
 HostStep(h)   == Start(h) \/ SendReport(h) \/ RecvDelta(h) \/ RecvSnapshot(h)
                  \/ RecvGone(h) \/ RecvSame(h) \/ Isolate(h)
 Fault(h)      == Crash(h) \/ Lose(h) \/ Rot(h) \/ Cut(h) \/ Heal(h)

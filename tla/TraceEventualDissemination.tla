@@ -3,7 +3,7 @@
 (* As in TraceExclusiveHandoff, a line names an action and what was so       *)
 (* after it.  Incarnations are counted by their hosts, as in the module: the *)
 (* code's numbers are those of the log, and doc/Traces.md says how one       *)
-(* becomes the other.  Nobody has a longest isolation set.                   *)
+(* becomes the other.                                                        *)
 EXTENDS EventualDissemination, TraceData, TLC
 
 CONSTANT Checking
@@ -34,6 +34,7 @@ Server ==
     \/ By("RefuseGone") /\ RefuseGone(Line.i) /\ Took(Said(Line.i, Line.k, Line.v))
     \/ By("Join") /\ Join(Line.i) /\ history'[Len(history')][Line.i] = Line.k /\ Len(history') = Line.v
     \/ By("RecvReport") /\ RecvReport(Line.i) /\ Took(Said(Line.i, Line.k, Line.v))
+    \/ By("AnswerRenewal") /\ Said(Line.i, Line.k, Line.v) # {} /\ AnswerRenewal(Line.i) /\ members[Line.i] = Line.k
     \/ By("SendDelta") /\ known[Line.i] = Line.f /\ SendDelta(Line.i) /\ known'[Line.i] = Line.v
     \/ /\ By("SendSnapshot")
        /\ Line.q \/ known[Line.i] = 0 \/ known[Line.i] < base
@@ -46,9 +47,19 @@ Server ==
 Host ==
     \/ By("Start") /\ Start(Line.i) /\ incarnation'[Line.i] = Line.k
     \/ By("SendReport") /\ SendReport(Line.i) /\ incarnation[Line.i] = Line.k /\ installed[Line.i] = Line.v
-    \/ By("RecvDelta") /\ installed[Line.i] = Line.f /\ RecvDelta(Line.i) /\ Has(Line.i, Line.v, Line.d)
-    \/ By("RecvSnapshot") /\ RecvSnapshot(Line.i) /\ Has(Line.i, Line.v, Line.d)
+    \/ /\ By("RecvDelta") /\ installed[Line.i] = Line.f /\ stopped[Line.i] = Line.s
+       /\ RecvDelta(Line.i) /\ Has(Line.i, Line.v, Line.d)
+    \/ /\ By("RecvSnapshot") /\ stopped[Line.i] = Line.s
+       /\ RecvSnapshot(Line.i) /\ Has(Line.i, Line.v, Line.d)
+    \/ By("Isolate") /\ Isolate(Line.i) /\ incarnation[Line.i] = Line.k
+    \/ /\ By("RecvSame") /\ stopped[Line.i] /\ incarnation[Line.i] = Line.k
+       /\ RecvSame(Line.i) /\ ~stopped'[Line.i]
     \/ By("RecvGone") /\ RecvGone(Line.i) /\ incarnation'[Line.i] = Line.k
+
+\* It runs turns.
+Look == /\ By("Serves") /\ up[Line.i] /\ ~stopped[Line.i] /\ incarnation[Line.i] = Line.k
+        /\ table[Line.i][Line.i] = Line.k
+        /\ UNCHANGED vars
 
 Around == By("Crash") /\ Crash(Line.i) /\ incarnation[Line.i] = Line.k
 
@@ -58,7 +69,7 @@ Safe == TypeOK /\ InstalledIsCommitted
 
 TraceNext ==
     /\ l <= Len(Traces[tid])
-    /\ (Server \/ Host \/ Around)
+    /\ (Server \/ Host \/ Around \/ Look)
     /\ l' = l + 1
     /\ tid' = tid
     /\ (Checking => Safe')

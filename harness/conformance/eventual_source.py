@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 
 from callboard.core.commands import Command
+from callboard.core.handoff_messages import RenewalAnswer
 from callboard.core.native_host import NativeHost
-from callboard.core.native_host_records import HostEffect, SendHello, SendTableRequest, Stopped
+from callboard.core.native_host_records import HostEffect, HostEvent, SendHello, SendRenewal, SendTableRequest, Stopped
 from callboard.core.native_leader_records import (
     HelloReceived,
     LeaderEffect,
+    RenewalReceived,
+    SendAnswer,
     SendTable,
     SendWelcome,
     TableRequested,
@@ -28,20 +31,29 @@ from harness.conformance.exclusive import UNKNOWN, NotProjectableError
 from harness.conformance.tracelines import Line, Trace
 from tests.core import native_walk
 from tests.core.native_network import NativeNetwork
-from tests.core.native_parts import NAMES, NAMESPACE, Office, Path, Process
+from tests.core.native_parts import NAMES, NAMESPACE, SETTINGS, Office, Path, Process
 
+ISOLATIONS_MS = (0, 400, 2000)
+"""The longest isolation, walk after walk; 0 for none."""
 Change = tuple[str, int, str]
 """Join or Remove, the incarnation in the log, and the token of its process."""
 
 
 @define
 class _Books:
-    """What the lines so far say of one host. `life` counts its incarnations, as the module's host does."""
+    """What the lines so far say of one host. `life` counts its incarnations, as the module's host does.
+
+    `isolated`: it has stopped because it heard nothing for so long. `same`: the leader's word that ends this is on its
+    way. `serves`: that it runs turns has been said since one of these changed.
+    """
 
     up: bool = False
     life: int = 0
     installed: int = 0
     known: int = 0
+    isolated: bool = False
+    same: bool = False
+    serves: bool = False
 
 
 @define(eq=False)
@@ -53,6 +65,8 @@ class FeedNetwork(NativeNetwork):
     lives: dict[str, tuple[int, int]] = Factory(dict)
     """Host and life of a process token."""
     lives_of_incarnations: dict[int, tuple[int, int]] = Factory(dict)
+    renewed: dict[tuple[int, int], int] = Factory(dict)
+    """The version that a renewal told, by incarnation and number."""
     commits: list[tuple[int, list[Change]]] = Factory(list)
     """Not followed by the leader yet, by version."""
     versions: dict[int, int] = Factory(lambda: {0: 0})
@@ -119,6 +133,8 @@ class FeedNetwork(NativeNetwork):
             self._repeat(host, life, 0)
             if not alive:
                 self._dies(host)
+        if any(who == host and other > life for who, other in self.lives_of_incarnations.values()):
+            raise NotProjectableError("a process joins after a later one of its name has joined")
         self.lives_of_incarnations[incarnation] = host, life
 
     # ---- leaders
@@ -156,6 +172,8 @@ class FeedNetwork(NativeNetwork):
             return
         if isinstance(effect, SendWelcome) and office is self.office:
             self._reported()
+        if isinstance(effect, SendAnswer) and office is self.office:
+            self._answers(effect.answer)
         super()._carry_out_leader(office, effect)
 
     def deliver_up(self, path: Path) -> None:
@@ -168,6 +186,8 @@ class FeedNetwork(NativeNetwork):
                     life = self.lives_of_incarnations[request.incarnation]
                     self.hears = (*life, self._version(request.have_version))
                     self.asked = True
+                case RenewalReceived(_, renewal) if renewal.incarnation in self.lives_of_incarnations:
+                    self.renewed[renewal.incarnation, renewal.number] = self._version(renewal.version)
                 case _:
                     pass
         super().deliver_up(path)
@@ -188,6 +208,16 @@ class FeedNetwork(NativeNetwork):
         self.said.discard((host, life, version))
         self.books[host].known = version if version >= self.base else 0
         self._line("RecvReport", i=host, k=life, v=version)
+
+    def _answers(self, answer: RenewalAnswer) -> None:
+        """The leader answers a renewal, whatever table the host has: what ends its isolation is on its way."""
+        host, life = self.lives_of_incarnations[answer.incarnation]
+        books, version = self.books[host], self.renewed.get((answer.incarnation, answer.number), UNKNOWN)
+        if self.settings.max_isolation_ms and books.up and books.life == life:
+            self._repeat(host, life, version)
+            if (host, life, version) in self.said:
+                self._line("AnswerRenewal", i=host, k=life, v=version)
+                books.same = True
 
     def _repeat(self, host: int, life: int, version: int) -> None:
         """Hosts say the same again and again: once more, if it is still so and nobody has the word on its way."""
@@ -232,7 +262,7 @@ class FeedNetwork(NativeNetwork):
         machine = super()._machine(name, kinds)
         host = NAMES.index(name) + 1
         self.lives[machine.record.process] = host, self._next_life(host)
-        machine.trace = lambda event, fields: self._told_by_host(host, event, fields)
+        machine.trace = lambda event, fields: self._told_by_host(host, machine, event, fields)
         return machine
 
     def _next_life(self, host: int) -> int:
@@ -240,12 +270,12 @@ class FeedNetwork(NativeNetwork):
         books = self.books[host]
         if (host, books.life) in self.refused and books.up:
             self.refused.discard((host, books.life))
-            books.life, books.installed = books.life + 1, 0
+            self.books[host] = books = _Books(up=True, life=books.life + 1, known=books.known)
             self._line("RecvGone", i=host, k=books.life)
         else:
             # Also one that learns from a table that it is gone, without an answer: as if it had started anew.
             self._dies(host)
-            books.up, books.life, books.installed = True, books.life + 1, 0
+            self.books[host] = books = _Books(up=True, life=books.life + 1, known=books.known)
             self._line("Start", i=host, k=books.life)
         return books.life
 
@@ -253,7 +283,7 @@ class FeedNetwork(NativeNetwork):
         books = self.books[host]
         if books.up:
             self._line("Crash", i=host, k=books.life)
-            books.up, books.installed = False, 0
+            self.books[host] = _Books(life=books.life, known=books.known)
             self.refused = {each for each in self.refused if each[0] != host}
 
     def crash(self, process: Process) -> None:
@@ -267,46 +297,92 @@ class FeedNetwork(NativeNetwork):
                 self._repeat(host, life, self._version(hello.have_version))
             case SendTableRequest(_, request):
                 self._repeat(host, life, self._version(request.have_version))
+            case SendRenewal(_, renewal) if self.settings.max_isolation_ms:
+                self._repeat(host, life, self._version(renewal.version))
             case Stopped():
                 self._dies(host)
             case _:
                 pass
         super()._carry_out_host(process, effect)
 
-    def _told_by_host(self, host: int, event: str, fields: Mapping[str, Any]) -> None:
-        if event not in {"Start", "Install"}:
-            return
+    def _host(self, process: Process, event: HostEvent) -> None:
+        host, life = self.lives[process.machine.record.process]
+        if not process.stopped and self.books[host].life == life:
+            self._isolates(host, process.machine, process.clock.read(self.true_ms))
+        super()._host(process, event)
+
+    def _isolates(self, host: int, machine: NativeHost, now_ms: int) -> None:
+        """What has no table runs nothing, isolated or not."""
+        books = self.books[host]
+        if books.up and books.installed and not books.isolated and machine.lease_remaining_ms(now_ms) == 0:
+            books.isolated, books.serves = True, False
+            self._line("Isolate", i=host, k=books.life)
+
+    def _told_by_host(self, host: int, machine: NativeHost, event: str, fields: Mapping[str, Any]) -> None:
+        match event:
+            case "Start" | "Install":
+                self._installs(host, fields)
+                self._isolates(host, machine, fields["now_ms"])
+            case "HearAnswer" if fields["gate_until_ms"] > fields["now_ms"]:
+                self._answered(host)
+            case "Admit" | "Effect" if not self.books[host].serves:
+                self.books[host].serves = True
+                self._line("Serves", i=host, k=self.books[host].life)
+            case _:
+                pass
+
+    def _installs(self, host: int, fields: Mapping[str, Any]) -> None:
         books, version = self.books[host], self._version(fields["version"])
         by_digest = {digest.hex(): self._version(wire) for wire, digest in self.digests.items()}
-        table = {"v": version, "d": by_digest.get(fields["digest"], UNKNOWN)}
+        table = {"v": version, "d": by_digest.get(fields["digest"], UNKNOWN), "s": books.isolated}
         if books.installed != version:
             if fields["from_version"] == 0:
                 self._line("RecvSnapshot", i=host, **table)
             else:
                 self._line("RecvDelta", i=host, f=self._version(fields["from_version"]), **table)
+            books.isolated = books.serves = False
         books.installed = version
 
+    def _answered(self, host: int) -> None:
+        books = self.books[host]
+        if not books.isolated:
+            return
+        if not books.same:
+            raise NotProjectableError("two answers that were on their way together both end an isolation")
+        books.isolated = books.same = books.serves = False
+        self._line("RecvSame", i=host, k=books.life)
 
-def take_office(network: NativeNetwork, _random: Random) -> None:
-    """Another leader; the former one is not heard any more."""
+
+def take_office(network: NativeNetwork, random: Random) -> None:
+    """Another leader; the former one is not heard any more. Often the last changes that it made were told to nobody,
+    and hosts that come back soon have a version from before the next one's office."""
+    if random.random() < 0.7:
+        for entry in list(network.entries):
+            network.commit(entry)
+        for path in network.paths:
+            path.down.clear()
     network.take_office()
+    for process in network.alive():
+        if random.random() < 0.7:
+            network.connect(process)
 
 
 STEPS: dict[native_walk.Step, int] = {
     **{step: weight for step, weight in native_walk.STEPS.items() if step is not native_walk.take_office},
-    native_walk.admit: 0,
-    native_walk.effect: 0,
-    native_walk.end_turn: 0,
+    native_walk.admit: 8,
+    native_walk.effect: 6,
+    native_walk.end_turn: 3,
     native_walk.pause: 6,
     native_walk.lose: 12,
-    take_office: 3,
+    take_office: 4,
 }
 
 
 def trace_eventual(seed: int, steps: int) -> Trace:
     """The trace of one walk. Raises NotProjectableError."""
     random = Random(seed)
-    network = FeedNetwork(random, policy=Policy.EVENTUAL)
+    settings = evolve(SETTINGS, max_isolation_ms=ISOLATIONS_MS[seed % len(ISOLATIONS_MS)])
+    network = FeedNetwork(random, policy=Policy.EVENTUAL, settings=settings)
     native_walk.start(network, random)
     for step in random.choices(list(STEPS), list(STEPS.values()), k=steps):
         step(network, random)

@@ -128,7 +128,7 @@ EVENTUAL = TraceSpec(
     module="TraceEventualDissemination",
     constants=lambda _: (
         *("Hosts <- TraceHosts", "Owner <- TraceOwner", "Keys = {0}"),
-        *("Isolation = FALSE", "SnapshotsAnyTime = TRUE"),
+        *("Isolation = TRUE", "SnapshotsAnyTime = TRUE"),
     ),
     invariants=("TypeOK", "InstalledIsCommitted"),
     data=lambda _: {"HostCount": len(NAMES)},
