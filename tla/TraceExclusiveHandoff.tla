@@ -72,8 +72,6 @@ Server ==
     \/ By("Bury") /\ Bury(Line.i) /\ pending'[S] = Line.p
     \/ Is("RaiseFence") /\ RaiseFence(S) /\ fence'[S] = Line.f
     \/ Is("TakeOffice") /\ TakeOffice /\ epoch' = Line.e
-    \/ Is("RepeatTable") /\ RepeatTable
-    \/ Is("RepeatGrants") /\ RepeatGrants
 
 Host ==
     \/ By("Start") /\ Start(Line.i) /\ TableIs(Line.i)
@@ -81,7 +79,6 @@ Host ==
     \/ By("LearnGone") /\ LearnGone(Line.i)
     \/ By("Leave") /\ Leave(Line.i)
     \/ By("LetGo") /\ LetGo(Line.i, S)
-    \/ By("RepeatReports") /\ RepeatReports(Line.i)
     \/ /\ By("Accept")
        /\ Accept(Line.i, S)
        /\ right'[Line.i][S] = [live |-> TRUE, since |-> Line.n, fence |-> Line.f]
@@ -101,9 +98,6 @@ Around ==
     \/ /\ By("StoreRefuses")
        /\ StoreRefuses(S)
        /\ writes' = writes \ {[from |-> Line.i, slot |-> S, fence |-> Line.f]}
-    \/ By("Lose") /\ Lose /\ msgs' = msgs \ {Grant(S, Line.i, Line.n, Line.f, Line.e)}
-    \/ Is("LoseTable") /\ Lose /\ msgs' = {m \in msgs : ~(m.kind = "table" /\ m.version = Line.v)}
-    \/ By("LoseReport") /\ Lose /\ msgs' = msgs \ {Released(Line.i, S, Line.v)}
 
 \* What is said must be what may be said: no step of the protocol, only a look at it.
 Said ==

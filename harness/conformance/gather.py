@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 
@@ -48,16 +48,13 @@ Gather = Callable[[range, int], Gathered]
 class Subject:
     """One specification: how its traces are judged, and where they come from.
 
-    `simulations`, `of_records`: None where simulated clusters, or files of processes, say nothing of it. `never`:
-    actions that no trace has, with the reason. `unseen`: actions of which a removed line need not show, and why.
+    `simulations`, `of_records`: None where simulated clusters, or files of processes, say nothing of it.
     """
 
     spec: TraceSpec
     walks: Gather
-    simulations: Gather | None
-    of_records: Callable[[list[Record], str, int], Gathered] | None
-    never: Mapping[str, str]
-    unseen: Mapping[str, str]
+    simulations: Gather | None = None
+    of_records: Callable[[list[Record], str, int], Gathered] | None = None
 
 
 def exclusive_traces(records: list[Record], namespace: str, label: str, slots: int, into: Gathered) -> None:
@@ -164,105 +161,15 @@ def exclusive_records(records: list[Record], label: str, slots: int) -> Gathered
 
 
 SUBJECTS: dict[str, Subject] = {
-    "ExclusiveHandoff": Subject(
-        specs.EXCLUSIVE,
-        exclusive_walks,
-        exclusive_simulations,
-        exclusive_records,
-        never={
-            "Lose": "what was said once stays true and may be heard later: a lost copy is one that nobody heard",
-            "RepeatTable": "enabled only after Lose: a repeated table is one more copy of what was said",
-            "RepeatGrants": "enabled only after Lose: a repeated grant is one more copy of what was said",
-            "RepeatReports": "enabled only after Lose: a repeated report is one more copy of what was said",
-        },
-        unseen={
-            "Effect": "an effect more or less changes nothing unless the store hears of it",
-            "SayFarewell": "a last word may never be heard",
-            "Crash": "a process that says nothing more may as well be slow",
-            "HearOffice": "the grant that is accepted next tells the same epoch",
-            "SaysGranted": "only a look at what may be said",
-            "SaysReleased": "only a look at what may be said",
-            "SaysRequest": "only a look at what may be said",
-            "StoreAccepts": "a write may stay on its way for ever",
-            "StoreRefuses": "a write may stay on its way for ever",
-            "EndTurn": "the turn may end later, unless another one begins",
-        },
-    ),
-    "Membership": Subject(
-        specs.MEMBERSHIP,
-        membership_stories,
-        None,
-        None,
-        never={},
-        unseen={
-            "Answer": "an answer may get lost",
-            "ReadCall": "a read that is never answered",
-            "ReadAnswer": "a read may stay open",
-        },
-    ),
-    "Leases": Subject(
-        specs.LEASES,
-        leases_walks,
-        None,
-        None,
-        never={},
-        unseen={
-            "EndRound": "a round that was given up may as well wait for ever",
-            "StepDown": "a leader that is deposed and does not know it may go on",
-            "SaysGone": "only a look at what a leader may say",
-            "HearAnswer": "a later answer extends the lease as well",
-            "Bury": "nothing in this module follows from it",
-        },
-    ),
-    "EventualDissemination": Subject(
-        specs.EVENTUAL,
-        eventual_walks,
-        None,
-        None,
-        never={
-            "RecvSame": "Isolation is off",
-            "Isolate": "Isolation is off",
-            "Lose": "a lost message is one that nobody takes in",
-            "Rot": "no memory goes wrong in these walks; what the network damages is a message that nobody takes in",
-            "Cut": "a message that never arrives is one that nobody takes in",
-            "Heal": "nobody is cut off",
-        },
-        unseen={
-            "Compact": "shows only where somebody comes back with a version from before the office",
-            "RecvDelta": "the last delta that a host takes in may as well be on its way",
-        },
-    ),
-    "RaftMembership": Subject(
-        specs.RAFT,
-        raft_schedules,
-        None,
-        None,
-        never={
-            **dict.fromkeys(
-                ("Call", "Submit", "SubmitExpiry", "AppendSubmitted", "Answer"),
-                "of the service above; to the engine an entry is opaque (AppendBarrier)",
-            ),
-            "TakeBackup": "of the service above: the membership's traces restore",
-            "Restore": "of the service above: the membership's traces restore",
-        },
-        unseen={
-            "RefuseVote": "the vote or the entry that follows brings the newer term as well",
-            "Confirms": "only a look at what may be acknowledged; the sync before it says the same",
-            "ReadAnswer": "an answer may get lost",
-            "LosePower": "the leader sends again what was lost, and then nothing shows of it",
-        },
-    ),
-    "BarrierDissemination": Subject(specs.BARRIER, barrier_stories, None, None, never={}, unseen={}),
+    "ExclusiveHandoff": Subject(specs.EXCLUSIVE, exclusive_walks, exclusive_simulations, exclusive_records),
+    "Membership": Subject(specs.MEMBERSHIP, membership_stories),
+    "Leases": Subject(specs.LEASES, leases_walks),
+    "EventualDissemination": Subject(specs.EVENTUAL, eventual_walks),
+    "RaftMembership": Subject(specs.RAFT, raft_schedules),
+    "BarrierDissemination": Subject(specs.BARRIER, barrier_stories),
 }
 
 
 def counts(traces: Sequence[Trace]) -> Counter[str]:
     """How often each action is in the traces."""
     return Counter(line["name"] for trace in traces for line in trace.lines)
-
-
-def missing(subject: Subject, actions: Sequence[str], found: Counter[str]) -> Iterator[str]:
-    """Actions that no trace has, without a stated reason."""
-    for action in actions:
-        if not found[action] and action not in subject.never:
-            yield action

@@ -1,14 +1,15 @@
 """Accepted traces with one line removed, moved or altered: what a trace specification has to reject.
 
-Some removals cannot show: a host that says less than it may, a write that stays on its way, are behaviours too. Such
-actions are listed with the reason (`Subject.unseen`); of all others some removal has to be rejected, and of every
-action some change of any kind.
+Of every action some removed line, some line at another place and some altered one have to be rejected. Some changes
+cannot show: a host that says less than it may, a write that stays on its way, are behaviours too. These are listed
+with the reason by action and way (`Subject.unseen`), and if one of them is rejected all the same, the reason is wrong.
+Rare ones need many tries, so what has not been rejected by the first few is tried again at more places.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -19,6 +20,8 @@ from harness.conformance.tracelines import Line, Trace
 from harness.modelcheck.tools import Tools
 
 HOWS = ("removed", "moved", "altered")
+MORE = (20, 200)
+"""So many more changes of a kind are tried, each time if none before was rejected and one should be."""
 
 
 @frozen
@@ -38,22 +41,36 @@ class Sensitivity:
     rejected: Counter[tuple[str, str]] = field(factory=Counter)
     seconds: float = 0.0
 
-    def unnoticed(self, unseen: Mapping[str, str]) -> list[str]:
-        """Actions that show too little: no change was rejected, or no removal though it should show."""
-        actions = sorted({action for action, _ in self.tried})
-        silent = [each for each in actions if not any(self.rejected[each, how] for how in HOWS)]
-        removable = [each for each in actions if each not in unseen and not self.rejected[each, "removed"]]
-        return sorted({*silent, *removable})
+    def silent(self, unseen: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+        """What was never rejected and has no reason. A line without fields cannot be altered."""
+        every = [(action, how) for action in sorted({action for action, _ in self.tried}) for how in HOWS]
+        return [
+            each
+            for each in every
+            if each not in unseen and not self.rejected[each] and (self.tried[each] or each[1] != "altered")
+        ]
+
+    def problems(self, unseen: Mapping[tuple[str, str], str]) -> list[str]:
+        """What is not noticed, and what is, though a reason is given why it cannot be."""
+        stale = [(action, how) for action, how in unseen if self.rejected[action, how]]
+        return [
+            *(f"{action} {how} is not noticed" for action, how in self.silent(unseen)),
+            *(f"{action} {how} is noticed, so this is wrong: {unseen[action, how]}" for action, how in sorted(stale)),
+        ]
 
 
-def alterations(traces: Sequence[Trace], per_action: int, random: Random) -> Iterator[Alteration]:
-    """For every action and every way of changing its lines up to `per_action` changed traces."""
+def alterations(
+    traces: Sequence[Trace], per_action: int, random: Random, only: Container[tuple[str, str]] | None = None
+) -> Iterator[Alteration]:
+    """For every action and every way of changing its lines, or those in `only`, up to `per_action` changed traces."""
     places: dict[str, list[tuple[int, int]]] = {}
     for which, trace in enumerate(traces):
         for at, line in enumerate(trace.lines):
             places.setdefault(line["name"], []).append((which, at))
     for action, found in sorted(places.items()):
         for how in HOWS:
+            if only is not None and (action, how) not in only:
+                continue
             chosen = random.sample(found, min(len(found), per_action))
             for which, at in chosen:
                 lines = _changed(traces[which], at, how, random)
@@ -96,12 +113,27 @@ def _other(value: Any, key: str, trace: Trace, random: Random) -> Any:
     return value[:-1] if value else [1]
 
 
-def measure(spec: TraceSpec, traces: Sequence[Trace], tools: Tools, *, per_action: int, seed: int = 1) -> Sensitivity:
-    """Judge changed traces, all in one start of TLC. Raises CheckError."""
-    changed = list(alterations(traces, per_action, Random(seed)))
+def measure(
+    spec: TraceSpec,
+    traces: Sequence[Trace],
+    tools: Tools,
+    *,
+    per_action: int,
+    unseen: Mapping[tuple[str, str], str],
+    seed: int = 1,
+) -> Sensitivity:
+    """Judge changed traces, all in one start of TLC, and more of what none of them showed. Raises CheckError."""
+    result = Sensitivity()
+    _try(spec, list(alterations(traces, per_action, Random(seed))), tools, result)
+    for again, more in enumerate(MORE, 1):
+        if silent := result.silent(unseen):
+            _try(spec, list(alterations(traces, more, Random(seed + again), silent)), tools, result)
+    return result
+
+
+def _try(spec: TraceSpec, changed: list[Alteration], tools: Tools, result: Sensitivity) -> None:
     judgement = judge(spec, [each.trace for each in changed], tools)
-    result = Sensitivity(seconds=judgement.seconds)
+    result.seconds += judgement.seconds
     for at, each in enumerate(changed):
         result.tried[each.action, each.how] += 1
         result.rejected[each.action, each.how] += at not in judgement.accepted
-    return result

@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.conformance.check import FOLDER, CheckError, Stuck, diagnose, judge
-from harness.conformance.gather import SLOTS_PER_RUN, SUBJECTS, Gathered, Subject, counts, missing
+from harness.conformance.gather import SLOTS_PER_RUN, SUBJECTS, Gathered, Subject, counts
 from harness.conformance.process_source import record_cluster
+from harness.conformance.reasons import never, unseen
 from harness.conformance.sensitivity import HOWS, Sensitivity, measure
 from harness.conformance.tracelines import Record, Trace, TraceError, read_files
 from harness.modelcheck.errors import ModelCheckError
 from harness.modelcheck.tools import Tools, find_tools
 from harness.processes import ProcessError
 
+PROCESSES = "processes"
+SOURCES = ("walks", "simulation", PROCESSES)
+"""Whoever gives files knows what is in them: no action has to be seen there."""
 EXPLAINED_MAX = 3
 CONTEXT_LINES = 6
 _TAKEN = re.compile(r'(?:Is|By)\("(\w+)"\)')
@@ -40,7 +44,11 @@ _ACTION = re.compile(r"^\\\* @actor: .*\n(\w+)", re.MULTILINE)
 
 @define
 class Result:
-    """What came out for one specification."""
+    """What came out for one specification.
+
+    `never`: why actions are in no trace of this source. `zero`: what is wrong with that: an action at zero without a
+    reason, or one that is seen in spite of it. `dull`: the same for changes that are not noticed.
+    """
 
     name: str
     gathered: Gathered
@@ -48,6 +56,7 @@ class Result:
     seconds: float
     states: int
     seen: Counter[str]
+    never: dict[str, str]
     zero: list[str]
     stuck: list[tuple[Trace, Stuck]] = field(factory=list)
     sensitivity: Sensitivity | None = None
@@ -72,20 +81,53 @@ def lines_taken(subject: Subject) -> list[str]:
     return _TAKEN.findall((FOLDER / f"{subject.spec.module}.tla").read_text(encoding="utf-8"))
 
 
-def run(name: str, gathered: Gathered, tools: Tools, *, sensitivity: int = 0, whole: bool = True) -> Result:
-    """Judge what was gathered for one specification. `whole`: every action has to be seen. Raises CheckError."""
+def looks_of(subject: Subject) -> list[str]:
+    """Lines that the trace specification takes without a step: they only look."""
+    return [each for each in dict.fromkeys(lines_taken(subject)) if each not in actions_of(subject)]
+
+
+def run(
+    name: str,
+    gathered: Gathered,
+    tools: Tools,
+    *,
+    sensitivity: int = 0,
+    source: str = "walks",
+    whole: bool = True,
+) -> Result:
+    """Judge what was gathered for one specification. `whole`: what has no reason not to has to be seen.
+
+    Raises CheckError.
+    """
     subject = SUBJECTS[name]
     judgement = judge(subject.spec, gathered.traces, tools)
     seen = counts([trace for at, trace in enumerate(gathered.traces) if at in judgement.accepted])
-    zero = list(missing(subject, actions_of(subject), seen)) if whole else []
-    result = Result(name, gathered, judgement.accepted, judgement.seconds, judgement.states, seen, zero)
+    excused = never(name, source)
+    names = [*actions_of(subject), *looks_of(subject)]
+    zero = zeros(names, seen, excused, same_each_time=source != PROCESSES) if whole else []
+    result = Result(name, gathered, judgement.accepted, judgement.seconds, judgement.states, seen, excused, zero)
     rejected = [trace for at, trace in enumerate(gathered.traces) if at not in judgement.accepted]
     for trace in rejected[:EXPLAINED_MAX]:
         result.stuck.append((trace, diagnose(subject.spec, trace, tools)))
     if sensitivity and not rejected:
-        result.sensitivity = measure(subject.spec, gathered.traces, tools, per_action=sensitivity)
-        result.dull = result.sensitivity.unnoticed(subject.unseen)
+        excuses = unseen(name)
+        result.sensitivity = measure(subject.spec, gathered.traces, tools, per_action=sensitivity, unseen=excuses)
+        result.dull = result.sensitivity.problems(excuses)
     return result
+
+
+def zeros(
+    actions: Sequence[str], seen: Mapping[str, int], excused: Mapping[str, str], *, same_each_time: bool = True
+) -> list[str]:
+    """What is wrong with the actions that no trace has, and with the reasons.
+
+    A reason against what is seen is no error where runs are not the `same_each_time`.
+    """
+    stale = [each for each in excused if seen.get(each)] if same_each_time else []
+    return [
+        *(f"no trace has {each}" for each in actions if not seen.get(each) and each not in excused),
+        *(f"{each} is seen, so this is wrong: {excused[each]}" for each in stale),
+    ]
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -99,19 +141,22 @@ def print_result(result: Result, console: Console) -> None:
     shown = result.sensitivity
     columns = ("action", "seen", *((f"{how}: rejected of" for how in HOWS) if shown else ()), "remark")
     table = Table(*columns, title=title, title_justify="left")
-    for action in dict.fromkeys([*actions_of(subject), *sorted(result.seen)]):
-        remark = subject.never.get(action, "") if not result.seen[action] else subject.unseen.get(action, "")
+    for action in dict.fromkeys([*actions_of(subject), *looks_of(subject), *sorted(result.seen)]):
+        remark = result.never.get(action, "") if not result.seen[action] else _unseen_text(result.name, action)
         cells = [f"{shown.rejected[action, how]} of {shown.tried[action, how]}" for how in HOWS] if shown else []
         table.add_row(action, str(result.seen[action]), *cells, Text(remark))
     console.print(table)
     for reason, count in gathered.left_out.items():
         console.print(f"left out {count} times: {reason}", markup=False)
-    for action in result.zero:
-        console.print(f"{result.name}: no trace has action {action}", markup=False)
-    for action in result.dull:
-        console.print(f"{result.name}: changes of {action} are not noticed", markup=False)
+    for problem in [*result.zero, *result.dull]:
+        console.print(f"{result.name}: {problem}", markup=False)
     for trace, stuck in result.stuck:
         print_stuck(trace, stuck, console)
+
+
+def _unseen_text(name: str, action: str) -> str:
+    reasons = {how: why for (of, how), why in unseen(name).items() if of == action}
+    return "; ".join(f"{how}: {why}" for how, why in reasons.items())
 
 
 def print_stuck(trace: Trace, stuck: Stuck, console: Console) -> None:
@@ -148,7 +193,8 @@ def as_dict(result: Result) -> dict[str, Any]:
         ],
         "left_out": dict(result.gathered.left_out),
         "seen": dict(sorted(result.seen.items())),
-        "never_seen": result.zero,
+        "excused": {action: why for action, why in result.never.items() if not result.seen[action]},
+        "wrongly_seen_or_not": result.zero,
         "seconds": round(result.seconds, 1),
         "states": result.states,
         "changes": None
@@ -185,7 +231,7 @@ def traces(
             if not _tells(name, source):
                 raise TraceError(f"--spec {name}: --source {source} says nothing of it; walks do")
             gathered = _gather(name, source, records, range(seed, seed + runs), slots)
-            results.append(run(name, gathered, tools, sensitivity=sensitivity, whole=source == "walks"))
+            results.append(run(name, gathered, tools, sensitivity=sensitivity, source=source, whole=source in SOURCES))
             print_result(results[-1], console)
     except (ModelCheckError, TraceError, CheckError, ProcessError, TimeoutError) as error:
         raise click.UsageError(str(error)) from None
@@ -196,7 +242,7 @@ def traces(
 
 
 def _records(source: str) -> list[Record]:
-    if source != "processes":
+    if source != PROCESSES:
         return read_files([Path(each) for each in source.split(",")])
     with tempfile.TemporaryDirectory(prefix="callboard-traces-") as folder:
         return read_files(record_cluster(Path(folder)))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
-from harness.conformance import exclusive, native_source
-from harness.conformance.check import diagnose, judge
+from harness.conformance import exclusive, native_source, sensitivity
+from harness.conformance.check import Judgement, TraceSpec, diagnose, judge
 from harness.conformance.gather import (
     RAFT_EVENTS,
     SUBJECTS,
@@ -19,11 +21,13 @@ from harness.conformance.gather import (
 )
 from harness.conformance.process_source import record_cluster
 from harness.conformance.raft_source import trace_raft
+from harness.conformance.reasons import DOCUMENT, EVERY_SOURCE, NEVER, UNSEEN, never, unseen, written
+from harness.conformance.sensitivity import HOWS, Sensitivity, measure
 from harness.conformance.specs import EXCLUSIVE, RAFT
 from harness.conformance.trace_mutants import Tried
 from harness.conformance.tracelines import Trace, TraceError, read_files
-from harness.conformance.traces import actions_of, lines_taken, run
-from harness.modelcheck.tools import find_tools
+from harness.conformance.traces import SOURCES, actions_of, lines_taken, looks_of, run, zeros
+from harness.modelcheck.tools import Tools, find_tools
 from harness.raftsim.mutants import MUTANTS
 from harness.seeded_bugs.handoff import BUGS
 from tests.core.native_parts import NAMESPACE
@@ -64,9 +68,68 @@ def test_traces_are_accepted_and_changed_ones_are_not(name: str) -> None:
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_every_action_is_taken_from_a_trace_or_excused(name: str) -> None:
     subject = SUBJECTS[name]
-    assert [
-        each for each in actions_of(subject) if each not in lines_taken(subject) and each not in subject.never
-    ] == []
+    assert set(actions_of(subject)) - set(lines_taken(subject)) <= never(name, "walks").keys()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_reasons_are_about_what_there_is(name: str) -> None:
+    names = {*actions_of(SUBJECTS[name]), *looks_of(SUBJECTS[name])}
+    for source in (EVERY_SOURCE, *SOURCES):
+        assert never(name, source).keys() <= names
+    assert {action for action, _ in unseen(name)} <= names - never(name, "walks").keys()
+    assert {how for _, how in unseen(name)} <= set(HOWS)
+    assert NEVER.get(name, {}).keys() <= {EVERY_SOURCE, *SOURCES}
+    assert NEVER.keys() | UNSEEN.keys() <= SUBJECTS.keys()
+
+
+def test_the_document_repeats_the_reasons() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert written(text) == text, "python -m harness.conformance.reasons writes them"
+    assert written(text.replace("an answer may get lost", "?")) == text
+
+
+def test_each_action_has_to_show_in_each_way_or_has_a_reason_that_holds() -> None:
+    found = Sensitivity()
+    for how in HOWS:
+        found.tried["Act", how], found.rejected["Act", how] = 5, 1
+    found.tried["Bare", "removed"] = found.tried["Bare", "moved"] = 5
+    found.rejected["Bare", "removed"] = found.rejected["Bare", "moved"] = 5
+    assert found.problems({}) == [], "a line without fields cannot be altered"
+    for how in HOWS:
+        one = deepcopy(found)
+        one.rejected["Act", how] = 0
+        assert one.problems({}) == [f"Act {how} is not noticed"]
+        assert one.problems({("Act", how): "it is so"}) == []
+        assert found.problems({("Act", how): "it is so"}) == [f"Act {how} is noticed, so this is wrong: it is so"]
+    found.tried["Bare", "moved"] = found.rejected["Bare", "moved"] = 0
+    assert found.problems({}) == ["Bare moved is not noticed"]
+
+
+def test_actions_at_zero_need_a_reason_that_holds() -> None:
+    seen = {"Act": 3}
+    assert zeros(["Act", "Other"], seen, {}) == ["no trace has Other"]
+    assert zeros(["Act", "Other"], seen, {"Other": "why"}) == []
+    assert zeros(["Act"], seen, {"Act": "why"}) == ["Act is seen, so this is wrong: why"]
+    assert zeros(["Act", "Other"], seen, {"Act": "why"}, same_each_time=False) == ["no trace has Other"]
+
+
+def test_what_a_trace_specification_does_not_look_at_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a specification that would take a `Crash` anywhere, and be blind to all but few removals of `Join`."""
+    subject = SUBJECTS["EventualDissemination"]
+    traces = subject.walks(range(9), 1).traces
+    removals: list[str] = []
+
+    def blind(_spec: TraceSpec, changed: Sequence[Trace], _tools: Tools) -> Judgement:
+        removals.extend(each.label for each in changed if "(Join) removed" in each.label)
+        taken = {at for at, each in enumerate(changed) if "(Crash) moved" in each.label}
+        taken |= {at for at, each in enumerate(changed) if each.label in removals[:20]}
+        return Judgement(taken, 0.0, 0)
+
+    monkeypatch.setattr(sensitivity, "judge", blind)
+    found = measure(subject.spec, traces, find_tools(), per_action=5, unseen={})
+    assert found.problems({}) == ["Crash moved is not noticed"]
+    assert len(removals) > 20, "rare ones are looked for again"
+    assert found.tried["Crash", "moved"] > found.tried["Crash", "altered"] == 5
 
 
 def test_seeded_bugs_give_rejected_traces() -> None:
