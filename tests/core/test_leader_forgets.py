@@ -212,7 +212,7 @@ def test_of_a_removed_host_that_asks_again_the_stream_is_like_any_other() -> Non
     driver.remove(incarnation)
     driver.log(Bury(NAME, (incarnation,)))
     driver.hello(9, record("z"))
-    driver.hello(1, record("a"))
+    driver.hello(1, record("a", process="p9"))
     driver.hello(2, record("a", process="p2"))
     assert driver.closed() == [(1, "ABORTED")], "another process asks for its name"
 

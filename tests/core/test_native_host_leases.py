@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from attrs import evolve
 
 from callboard.core.handoff_messages import NO_INCARNATION, Farewell, Held, SlotRun
@@ -301,12 +302,29 @@ def test_a_removed_incarnation_drains_and_becomes_a_new_one() -> None:
     assert driver.of(BecomeNewIncarnation) == [BecomeNewIncarnation("not a member", replaced=True)]
 
 
-def test_gone_for_an_incarnation_that_does_not_exist_yet_says_nothing() -> None:
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_whoever_is_told_twice_that_it_is_gone_knows_that_it_was_replaced(order: tuple[bool, bool]) -> None:
+    driver = serving()
+    for replaced in order:
+        driver.gone(replaced=replaced)
+    driver.event(Drained("cart", (0, 1)))
+    assert driver.of(BecomeNewIncarnation) == [BecomeNewIncarnation("not a member", replaced=True)]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_host_that_was_removed_before_it_was_welcomed_is_another_one_from_then_on(*, replaced: bool) -> None:
     driver = Driver()
     driver.connect()
+    driver.gone(7)
+    assert driver.phase is Phase.JOINING, "that is another incarnation"
+    driver.gone(NO_INCARNATION, replaced=replaced)
+    assert driver.effects == [BecomeNewIncarnation("not a member", replaced)], "and there is nothing to say farewell to"
+
+
+def test_a_host_that_knows_its_incarnation_is_not_gone_because_it_was_without_one() -> None:
+    driver = serving()
     driver.gone(NO_INCARNATION)
-    assert driver.phase is Phase.JOINING
-    assert driver.effects == []
+    assert driver.phase is Phase.RUNNING
 
 
 def test_a_stop_whose_turns_do_not_end_is_overdue() -> None:

@@ -6,10 +6,11 @@ import pytest
 from attrs import evolve
 
 from callboard.core.commands import CommitNativeBatch, Removal
-from callboard.core.handoff_messages import Gone, Held, SlotRun
+from callboard.core.handoff_messages import Gone, Held, Hello, SlotRun
 from callboard.core.leases import overdue_after_ms
 from callboard.core.native_leader_records import (
     CloseStream,
+    HelloReceived,
     LeaderLimits,
     Propose,
     RequestRound,
@@ -135,17 +136,20 @@ def test_the_late_word_of_a_former_process_throws_nobody_out() -> None:
     driver.now_ms += TICK_MS
     for by_front in (False, True):
         driver.hello(3, record("a"), by_front=by_front)
-        assert driver.closed() == [(3, "FAILED_PRECONDITION")]
+        assert driver.of(SendGone) == [SendGone(3, Gone(0, "process p1 of a was removed", replaced=True))]
         assert not driver.proposals
     driver.hello(4, record("a", process="p3"))
     assert driver.proposals, "any other process takes the name over"
 
 
-def test_a_former_process_may_come_back_while_nobody_has_its_name() -> None:
+def test_a_process_that_was_removed_before_it_was_welcomed_has_to_come_as_another() -> None:
     driver, first = one_host()
     driver.now_ms += TICK_MS
     driver.remove(first)
     driver.hello(2, record("a"))
+    assert driver.of(SendGone) == [SendGone(2, Gone(0, "process p1 of a was removed", replaced=False))]
+    assert not driver.proposals
+    driver.hello(2, record("a", process="p2"))
     driver.commit()
     assert driver.namespace.members["a"].incarnation > first
     assert driver.of(SendWelcome)
@@ -215,6 +219,30 @@ def test_who_is_refused() -> None:
     driver.hello(6, record("c"), policy=Policy.EVENTUAL)
     assert driver.closed() == [(6, "FAILED_PRECONDITION")], "there is no use in coming again later"
     assert driver.machine.stream_count == 2
+    driver.hello(4, record("b"))
+    assert driver.closed() == [], "who is there already may say so again"
+    driver.event(HelloReceived(4, Hello("elsewhere", Policy.EXCLUSIVE, record("b"), 0, 1, 0, b"")))
+    assert driver.closed() == [(4, "INVALID_ARGUMENT")]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_stream_of_one_host_does_not_speak_for_another(*, ends: bool) -> None:
+    """Neither while it waits to join, nor when it has: its host would be looked for under the other name for ever."""
+    driver = LeaderDriver()
+    driver.hello(1, record("a"))
+    driver.hello(2, record("b"))
+    driver.hello(2, record("c"))
+    assert driver.closed() == [(2, "INVALID_ARGUMENT")]
+    driver.hello(1, record("c"))
+    assert driver.closed() == [(1, "INVALID_ARGUMENT")]
+    if ends:
+        driver.end(1)
+        driver.end(2)
+    driver.commit()
+    driver.at(driver.now_ms + TICK_MS)
+    assert not driver.proposals
+    assert list(driver.namespace.members) == ["a"]
+    assert driver.machine.stream_count == 0
 
 
 def test_older_connections_do_not_count() -> None:

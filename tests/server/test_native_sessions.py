@@ -343,3 +343,31 @@ async def test_bad_first_messages_are_refused(
             await call.read()
         assert error.value.code().name == code
         assert text in (error.value.details() or "")
+
+
+@pytest.mark.parametrize(("what", "other"), [("name", {"name": "h2"}), ("namespace", {"namespace": "m"})])
+async def test_a_stream_of_one_host_does_not_speak_for_another(
+    replica: Replica, what: str, other: dict[str, str]
+) -> None:
+    hello = host_pb2.Hello(
+        protocol_version=1, connection=1, policy="exclusive", namespace="n", name="h", address="h:1", process="p",
+        actor_types=["Cart"], weight=100,
+    )  # fmt: skip
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{replica.grpc_port}") as channel:
+        call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream("/callboard.host.v1.Placement/Session")()
+        await call.write(host_pb2.HostMessage(hello=hello).SerializeToString())
+        async with asyncio.timeout(20):
+            await call.read()
+        for field, text in other.items():
+            setattr(hello, field, text)
+        await call.write(host_pb2.HostMessage(hello=hello).SerializeToString())
+        async with asyncio.timeout(20):
+            with pytest.raises(grpc.aio.AioRpcError, match=f"host {what} changed from") as error:
+                await read_to_the_end(call)
+        assert error.value.code().name == "INVALID_ARGUMENT"
+
+
+async def read_to_the_end(call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+    """Raises grpc.aio.AioRpcError: how it ended."""
+    while True:
+        await call.read()

@@ -230,7 +230,7 @@ class NativeHost:
                 if grants.incarnation == self.incarnation and self._hears(grants.epoch):
                     self._accept(grants.grants, now_ms)
             case GoneReceived(_, gone):
-                if gone.incarnation == self.incarnation != NO_INCARNATION:
+                if gone.incarnation == self.incarnation:
                     self._leave(Parting(gone.text, renews=False, returns=True, replaced=gone.replaced), now_ms)
             case unreachable:
                 assert_never(unreachable)

@@ -46,7 +46,7 @@ class Joins:
     def forget_stream(self, stream_id: int) -> None:
         """Nobody is there any more to whom membership would be of use."""
         name = self._names.pop(stream_id, None)
-        if name is not None and self._waiting.get(name, (None, None))[1] == stream_id:
+        if name is not None:
             del self._waiting[name]
 
     def settle(self, members: Mapping[str, NativeMember]) -> list[int]:
@@ -69,13 +69,13 @@ class Joins:
         while len(self._former) > FORMER_PROCESSES_MAX:
             del self._former[next(iter(self._former))]
 
-    def has_successor(self, host: NativeHostRecord, member: NativeMember | None) -> bool:
-        """Whether `host` is the word of a process that was a member before `member`, the present one of its name, was.
+    def was_member(self, host: NativeHostRecord) -> bool:
+        """Whether the process of `host` was a member and was removed: it never is one again (rule 7 of the handoff).
 
-        It may have come late from a process that is dead by now, and must not throw out the next one. A leader knows
-        those that it saw; what was sent to another one ended with its streams.
+        Its word may come late, from a process that is dead by now, and must not throw out the next one of its name. A
+        leader knows those that it saw; what was sent to another one ended with its streams.
         """
-        return member is not None and member.host.process != host.process and host.process in self._former
+        return host.process in self._former
 
     def next_batch(self) -> tuple[NativeHostRecord, ...]:
         """The hosts of the next batch; `refused` or `done` says what became of it."""
@@ -93,7 +93,6 @@ class Joins:
     def done(self) -> None:
         """The batch committed."""
         self._singly = max(0, self._singly - len(self._in_flight))
-        self._in_flight = ()
 
     def refused(self) -> int | None:
         """The batch was refused, and would be again. Returns the stream of the host that is to blame, if known."""
@@ -107,11 +106,18 @@ class Joins:
 
 def _record_bytes(host: NativeHostRecord) -> int:
     strings: Iterable[str] = (host.name, host.address, host.process, *host.actor_types, *filter(None, (host.store_id,)))
-    return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 6 for a, b in host.labels)
+    return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 7 for a, b in host.labels)
 
 
-def hello_refusal(hello: Hello, namespace_name: str, namespace: NativeNamespace) -> tuple[str, str] | None:
-    """Status and one line for a host that can be no member of this namespace, or None if it can."""
+def hello_refusal(
+    hello: Hello, earlier: Hello | None, namespace_name: str, namespace: NativeNamespace
+) -> tuple[str, str] | None:
+    """Status and one line for a host that can be no member of this namespace, or None if it can. `earlier`: what its
+    stream said before; a stream is of one host."""
+    if hello.namespace != namespace_name:
+        return "INVALID_ARGUMENT", f"host {hello.host.name} is of namespace {hello.namespace}, not {namespace_name}"
+    if earlier is not None and hello.host.name != earlier.host.name:
+        return "INVALID_ARGUMENT", f"host name changed from {earlier.host.name} to {hello.host.name} on one stream"
     if hello.policy is not namespace.policy:
         ours = f"namespace {namespace_name} has policy {namespace.policy}"
         return "FAILED_PRECONDITION", f"host {hello.host.name} speaks policy {hello.policy}, but {ours}"

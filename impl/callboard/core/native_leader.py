@@ -202,8 +202,8 @@ class NativeLeader:
     # ---- streams
 
     def _hello(self, stream_id: int, hello: Hello) -> None:
-        refusal = hello_refusal(hello, self.name, self.namespace)
-        if refusal is None and len(self._streams) >= self.limits.streams_max:
+        refusal = hello_refusal(hello, self._streams.get(stream_id), self.name, self.namespace)
+        if refusal is None and stream_id not in self._streams and len(self._streams) >= self.limits.streams_max:
             text = f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
             refusal = "RESOURCE_EXHAUSTED", text
         if refusal is not None:
@@ -219,9 +219,8 @@ class NativeLeader:
                 self._join(hello, stream_id)
         elif member is None or member.host.process != hello.host.process:
             # A front's word may be old, and its host dead: only hosts themselves join.
-            if self._joins.has_successor(hello.host, member):
-                text = f"another process took the name {hello.host.name} since"
-                self._close(stream_id, "FAILED_PRECONDITION", text)
+            if self._joins.was_member(hello.host):
+                self._send_gone(stream_id, NO_INCARNATION)
             elif not hello.by_front:
                 self._join(hello, stream_id)
             return
@@ -265,15 +264,15 @@ class NativeLeader:
             self._send_tables(known, stream_id, [(0, self._feed.view.version)])
 
     def _send_gone(self, stream_id: int, incarnation: int) -> None:
-        hello = self._streams.get(stream_id)
-        member = self.namespace.members.get(hello.host.name) if hello is not None else None
-        replaced = member is not None and hello is not None and member.host.process != hello.host.process
+        host = self._streams[stream_id].host
+        member = self.namespace.members.get(host.name)
+        replaced = member is not None and member.host.process != host.process
         tombstone = self.namespace.tombstones.get(incarnation)
         why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
-        who = f"incarnation {incarnation}" if hello is None else f"incarnation {incarnation} of {hello.host.name}"
         if self.trace is not None:
             self._traced("RefuseGone", {"incarnation": incarnation})
-        self._effects.append(SendGone(stream_id, Gone(incarnation, f"{who} was removed{why}", replaced)))
+        who = f"process {host.process}" if incarnation == NO_INCARNATION else f"incarnation {incarnation}"
+        self._effects.append(SendGone(stream_id, Gone(incarnation, f"{who} of {host.name} was removed{why}", replaced)))
 
     def _close(self, stream_id: int, status: str, text: str) -> None:
         self._effects.append(CloseStream(stream_id, status, text))

@@ -31,9 +31,14 @@ class Parting:
     overdue: bool = False
 
     def joined_by(self, other: Parting) -> None:
-        """There is another reason as well: nothing is kept that it gives up. The first one is the one that is told."""
+        """There is another reason as well: nothing is kept that it gives up. The first one is the one that is told.
+
+        Whoever learned from a table that it is gone has to know all the same that another process took its name: to
+        return at once would throw that one out.
+        """
         self.renews = self.renews and other.renews
         self.returns = self.returns and other.returns
+        self.replaced = self.replaced or other.replaced
 
     def is_overdue(self) -> None:
         """Turns outlived their right: the process has to end."""
