@@ -86,7 +86,7 @@ class Plan:
     """Of turns that do not end when they are cancelled; they are long."""
     read_every_ms: int = 0
     """How often an operator reads the membership; 0 for never but before changes."""
-    silence_ms: int = 900
+    silence_ms: int = 2000
     rate_error_ppm: int = RATE_ERROR_PPM
     """Of the clocks; beyond the settings' only in the control."""
     engine: EngineTimes = field(factory=EngineTimes)

@@ -15,6 +15,7 @@ from callboard.core.commands import (
 from callboard.core.commands import Removal as RemovalOf
 from callboard.core.handoff_messages import Farewell, Held, Hello, Renewal, RenewalAnswer, SlotRun, TableRequest, Tick
 from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
+from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     CloseStream,
@@ -157,6 +158,12 @@ class LeaderDriver:
         spoken = policy or self.namespace.policy
         hello = Hello(NAME, spoken, host, incarnation, connection, have_version, have_digest, by_front)
         return self.event(HelloReceived(stream_id, hello))
+
+    def take_over(self, stream_id: int, host: NativeHostRecord) -> None:
+        """A process asks for the name of a member that is connected, and asks again."""
+        self.hello(stream_id, host)
+        self.now_ms += TAKEOVER_AFTER_MS
+        self.hello(stream_id, host)
 
     def renew(
         self,

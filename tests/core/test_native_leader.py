@@ -8,6 +8,7 @@ from attrs import evolve
 from callboard.core.commands import CommitNativeBatch, Removal
 from callboard.core.handoff_messages import Gone, Held, Hello, SlotRun
 from callboard.core.leases import overdue_after_ms
+from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader_records import (
     CloseStream,
     HelloReceived,
@@ -117,8 +118,7 @@ def test_a_front_makes_nobody_a_member() -> None:
 
 def test_another_process_takes_the_name_over() -> None:
     driver, first = one_host()
-    driver.now_ms += TICK_MS
-    driver.hello(2, record("a", process="p2"))
+    driver.take_over(2, record("a", process="p2"))
     driver.commit()
     (gone,) = driver.of(SendGone)
     assert (gone.stream_id, gone.gone.incarnation, gone.gone.replaced) == (1, first, True)
@@ -130,16 +130,45 @@ def test_another_process_takes_the_name_over() -> None:
 
 def test_the_late_word_of_a_former_process_throws_nobody_out() -> None:
     driver, _first = one_host()
-    driver.now_ms += TICK_MS
-    driver.hello(2, record("a", process="p2"))
+    driver.take_over(2, record("a", process="p2"))
     driver.commit()
     driver.now_ms += TICK_MS
     for by_front in (False, True):
         driver.hello(3, record("a"), by_front=by_front)
         assert driver.of(SendGone) == [SendGone(3, Gone(0, "process p1 of a was removed", replaced=True))]
         assert not driver.proposals
-    driver.hello(4, record("a", process="p3"))
+    driver.take_over(4, record("a", process="p3"))
     assert driver.proposals, "any other process takes the name over"
+
+
+def test_what_piled_up_on_its_way_takes_no_name_from_a_member_that_is_connected() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    other = record("a", process="p2")
+    driver.hello(2, other)
+    driver.now_ms += TAKEOVER_AFTER_MS - 1
+    driver.hello(2, other)
+    driver.end(2)
+    driver.now_ms += 1
+    driver.hello(3, other)
+    assert not driver.proposals, "another stream begins anew"
+    driver.end(3)
+    driver.hello(3, other)
+    assert not driver.proposals, "as does another one of the same number"
+    driver.hello(4, other, by_front=True)
+    driver.now_ms += TAKEOVER_AFTER_MS
+    driver.hello(4, other, by_front=True)
+    assert not driver.proposals, "a front's word may be old"
+    assert driver.namespace.members["a"].incarnation == incarnation
+
+
+def test_the_name_of_a_member_that_is_not_connected_is_free() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    driver.end(1)
+    driver.hello(2, record("a", process="p2"))
+    driver.commit()
+    assert driver.namespace.members["a"].incarnation > incarnation
 
 
 def test_a_process_that_was_removed_before_it_was_welcomed_has_to_come_as_another() -> None:
@@ -169,7 +198,7 @@ def test_a_member_keeps_its_stream_until_another_process_has_its_name() -> None:
     driver, first = one_host()
     driver.hello(9, record("z"))
     driver.hello(1, record("a", weight=50), first)
-    driver.hello(2, record("a", process="p2"))
+    driver.take_over(2, record("a", process="p2"))
     assert driver.closed() == []
     driver.now_ms += TICK_MS
     driver.commit_all()

@@ -70,7 +70,7 @@ from callboard.core.native_views import lease_states, overdue_hosts, waiting_slo
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
 from callboard.core.slot_membership import REASON_LENGTH_MAX
-from callboard.core.slot_records import NativeNamespace
+from callboard.core.slot_records import NativeMember, NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.tracing import Fields, TraceSink, held_fields
@@ -221,7 +221,7 @@ class NativeLeader:
             # A front's word may be old, and its host dead: only hosts themselves join.
             if self._joins.was_member(hello.host):
                 self._send_gone(stream_id, NO_INCARNATION)
-            elif not hello.by_front:
+            elif not hello.by_front and (self._is_free(member) or self._joins.insists(stream_id, self._now_ms)):
                 self._join(hello, stream_id)
             return
         known = self._hosts[member.incarnation]
@@ -230,6 +230,10 @@ class NativeLeader:
             self._close(stream_id, "ABORTED", text)
             return
         self._attach(known, stream_id, hello)
+
+    def _is_free(self, member: NativeMember | None) -> bool:
+        """Whether nobody is connected who has the name of `member`."""
+        return member is None or self._hosts[member.incarnation].stream_id is None
 
     def _join(self, hello: Hello, stream_id: int) -> None:
         displaced = self._joins.add(hello.host, stream_id)

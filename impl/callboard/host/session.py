@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 
 from callboard import __version__
 from callboard.core.handoff_messages import Tick
-from callboard.core.native_host import NativeHost
+from callboard.core.native_host import HELLO_REPEAT_MS, NativeHost
 from callboard.core.native_host_records import (
     AnswerReceived,
     BecomeNewIncarnation,
@@ -55,18 +55,27 @@ log = library_logger(__name__)
 
 SESSION = "/callboard.host.v1.Placement/Session"
 OUTGOING_MAX = 1024
+SILENCE_MIN_MS = 2 * HELLO_REPEAT_MS
 DISMISSAL_MS = 5000
 """How long the answer to a farewell is waited for."""
 
 
 @frozen
 class Reconnecting:
-    """Pauses between attempts to reach a replica: doubled from the first to the longest, each cut by a random part."""
+    """Pauses between attempts to reach a replica: doubled from the first to the longest, each cut by a random part.
+
+    Raises ValueError if `silence_ms` leaves no time to say hello twice, as a process has to that wants the name of
+    another one that is still connected.
+    """
 
     first_ms: int = 50
     longest_ms: int = 2000
     silence_ms: int = 10_000
     """A stream on which nothing came for so long is given up."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.silence_ms < SILENCE_MIN_MS:
+            raise ValueError(f"silence_ms {self.silence_ms} is below {SILENCE_MIN_MS}, in which a hello is repeated")
 
 
 class HostRefusedError(Exception):
