@@ -15,8 +15,8 @@ CALM_STORM = 416
 
 def test_a_fault_without_an_effect_has_not_bitten() -> None:
     """A cluster that is full takes nobody, and replicas that are dead have no power to lose."""
-    plan = evolve(draw(1), namespaces=(evolve(draw(1).namespaces[0], hosts=HOSTS_MAX),), scars=())
-    joins = Fault(300, "join"), Fault(320, "storm", other=CALM_STORM)
+    plan = evolve(draw(1), namespaces=(evolve(draw(1).namespaces[0], hosts=HOSTS_MAX),), scars=(), stubborn_percent=0)
+    joins = Fault(1500, "join"), Fault(1600, "storm", other=CALM_STORM)
     result = run_plan(evolve(plan, faults=joins))
     assert result.faults == {"join": 1, "storm": 1}
     assert result.faults_bitten == {}
