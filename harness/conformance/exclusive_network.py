@@ -41,6 +41,7 @@ from callboard.core.native_host_records import (
     SendHello,
     SendRenewal,
 )
+from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     FarewellReceived,
@@ -311,6 +312,9 @@ class NativeNetwork:
         process = Process(number, record, machine, HelloReceived(0, hello.hello))
         self.processes[number] = process
         self._attach(process, by_front=False)
+        if "batch" not in self.proposals:  # the name is that of a member that is connected: it asks again
+            self.pass_time(TAKEOVER_AFTER_MS)
+            self.tell_leader(HelloReceived(process.stream, hello.hello))
 
     def tell(self, process: Process, event: HostEvent) -> None:
         """Let a host take in an event, and keep what it says."""

@@ -6,7 +6,7 @@ import pytest
 from attrs import evolve
 
 from callboard.core.commands import CommitNativeBatch, Removal
-from callboard.core.handoff_messages import Gone, Held, Hello, SlotRun
+from callboard.core.handoff_messages import Gone, Held, Hello, Renewal, SlotRun
 from callboard.core.leases import overdue_after_ms
 from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader_records import (
@@ -14,6 +14,7 @@ from callboard.core.native_leader_records import (
     HelloReceived,
     LeaderLimits,
     Propose,
+    RenewalReceived,
     RequestRound,
     RoundConfirmed,
     SendAnswer,
@@ -214,6 +215,21 @@ def test_a_stream_that_ended_asks_for_nothing() -> None:
     driver.commit()
     driver.at(driver.now_ms + TICK_MS)
     assert not driver.proposals
+
+
+def test_a_leader_of_which_a_host_has_heard_the_next_one_says_nothing() -> None:
+    """It may not know the host's incarnation, nor its table, and take it for gone or for out of its mind."""
+    driver, incarnation = one_host()
+    driver.hello(2, record("a"), incarnation + 1, 2, epoch=driver.machine.epoch + 1)
+    assert driver.effects == [CloseStream(2, "UNAVAILABLE", "a leader of epoch 2 has followed the one of epoch 1")]
+    driver.hello(3, record("b"), epoch=driver.machine.epoch + 1)
+    assert driver.closed() == [(3, "UNAVAILABLE")]
+    assert not driver.proposals
+    driver.event(RenewalReceived(1, Renewal(1, incarnation + 1, 1, driver.machine.epoch + 1, 1 << 40)))
+    assert driver.closed() == [(1, "UNAVAILABLE")]
+    assert driver.machine.stream_count == 0
+    driver.hello(4, record("a"), incarnation, 3, epoch=driver.machine.epoch)
+    assert driver.of(SendWelcome)
 
 
 def test_an_unknown_incarnation_is_gone() -> None:

@@ -68,7 +68,9 @@ TestDrawnCourse.settings = settings(max_examples=30, stateful_step_count=40, dea
 def test_a_late_removal_of_an_earlier_incarnation_removes_nobody() -> None:
     driver = LeaderDriver()
     earlier = driver.join(1, record("a"))
-    present = driver.join(2, record("a", process="p2"))
+    driver.take_over(2, record("a", process="p2"))
+    driver.commit()
+    present = driver.namespace.members["a"].incarnation
     before = driver.namespace
     answer = driver.apply(CommitNativeBatch(driver.state.epoch, NAME, (), (Removal("a", earlier),), reason="late"))
     assert answer.code is AnswerCode.UNCHANGED

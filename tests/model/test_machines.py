@@ -25,7 +25,7 @@ TOO_RARE = {
     "removed_host_answered",
     "gate_ignores_the_fence",
     "hello_said_once",
-    "stream_of_a_removed_host_is_not_freed",
+    "removed_before_its_welcome_hears_nothing",
 }
 """Found by long walks only (tests/core/test_native_stateful.py)."""
 

@@ -209,6 +209,8 @@ class NativeLeader:
         if refusal is not None:
             self._close(stream_id, *refusal)
             return
+        if self._is_over(stream_id, hello.epoch):
+            return
         self._streams[stream_id] = hello
         member = self.namespace.members.get(hello.host.name)
         if hello.incarnation != NO_INCARNATION:
@@ -230,6 +232,14 @@ class NativeLeader:
             self._close(stream_id, "ABORTED", text)
             return
         self._attach(known, stream_id, hello)
+
+    def _is_over(self, stream_id: int, heard_epoch: int) -> bool:
+        """Whether the host has heard a later leader. Then this one is none any more and has nothing to say: what it
+        has not followed yet, it would take for nonsense, and members that it does not know for gone."""
+        if heard_epoch > self.epoch:
+            text = f"a leader of epoch {heard_epoch} has followed the one of epoch {self.epoch}"
+            self._close(stream_id, "UNAVAILABLE", text)
+        return heard_epoch > self.epoch
 
     def _is_free(self, member: NativeMember | None) -> bool:
         """Whether nobody is connected who has the name of `member`."""
@@ -294,6 +304,8 @@ class NativeLeader:
     def _renewal(self, stream_id: int, renewal: Renewal) -> None:
         if stream_id not in self._streams:
             self._close(stream_id, "FAILED_PRECONDITION", "a renewal came before the hello")
+            return
+        if self._is_over(stream_id, renewal.epoch):
             return
         known = self._hosts.get(renewal.incarnation)
         if known is None or not self._attendance.is_member(renewal.incarnation):
