@@ -62,7 +62,7 @@ fault-controls: setup
 
 conformance: setup
 	@$(PYTHON) -m harness.conformance paths
-	@$(PYTHON) -m harness.conformance mutants
+	@$(PYTHON) -m harness.conformance mutants --budget 5 --jobs $(or $(JOBS),1)
 	@$(PYTHON) -m harness.conformance traces --runs 300 --slots 6 --sensitivity 10
 	@$(PYTHON) -m harness.conformance traces --source simulation --runs 300 --slots 6
 	@$(PYTHON) -m harness.conformance traces --source processes --slots 16

@@ -368,6 +368,30 @@ def test_of_a_refused_batch_only_the_culprit_pays(monkeypatch: pytest.MonkeyPatc
     assert NATIVE_MEMBERS_MAX > 3
 
 
+def test_hosts_of_a_refused_batch_are_tried_singly_whatever_else_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
+    driver = LeaderDriver()
+    leaving = [(stream_id, driver.join(stream_id, record(name))) for stream_id, name in enumerate("wxyz", start=1)]
+    driver.hello(9, record("b"))
+    for stream_id, name in enumerate("cdef", start=11):
+        driver.hello(stream_id, record(name))
+    driver.hello(20, record("g", "cart", "x", "y"))
+    driver.commit()
+    sizes, buried = [], 0
+    for _ in range(12):
+        driver.at(driver.now_ms + TICK_MS)
+        while driver.proposals:
+            command = next(iter(driver.proposals.values()))
+            if isinstance(command, CommitNativeBatch) and command.upserts:
+                sizes.append(len(command.upserts))
+            buried += isinstance(command, Bury)
+            driver.commit()
+        if leaving and sizes:
+            driver.farewell(*leaving.pop())
+    assert buried == 4
+    assert sizes == [5, 1, 1, 1, 1, 1]
+
+
 def test_a_batch_takes_so_many_hosts_and_so_many_bytes() -> None:
     driver = LeaderDriver(limits=LeaderLimits(batch_items_max=2))
     driver.hello(9, record("z"))

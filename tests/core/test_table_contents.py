@@ -74,3 +74,29 @@ def test_slots_change_by_owner_or_by_since() -> None:
     assert changed_between(before, since) == [SLOTS - 1]
     assert changed_between(owners, since) == [0, SLOTS - 1]
     assert changed_between(before, before) == []
+
+
+def test_the_order_in_memory_makes_no_other_digest() -> None:
+    hosts = {number: HostEntry(number, f"h{number}", "h:1") for number in (1, 2)}
+    tables = {kind: table(1, 1) for kind in "ST"}
+    view = make_view(1, BITS, hosts, tables)
+    turned = make_view(1, BITS, dict([*hosts.items()][::-1]), dict([*tables.items()][::-1]))
+    assert (turned, turned.digest) == (view, view.digest)
+    assert (list(turned.hosts), list(turned.tables)) == ([1, 2], ["S", "T"])
+
+
+def test_a_range_is_of_neighbours_that_came_to_one_owner_at_once() -> None:
+    owners = (1, 1, 2, 2, 0, 1, 1, 0, 1, *[0] * (SLOTS - 9))
+    since = (1, 1, 1, 2, 0, 1, 1, 0, 1, *[0] * (SLOTS - 9))
+    delta = diff(None, make_view(2, BITS, {}, {"T": SlotTable(owners, since)}))
+    (change,) = delta.changes
+    expected = [(0, 2, 1, 1), (2, 1, 2, 1), (3, 1, 2, 2), (5, 2, 1, 1), (8, 1, 1, 1)]
+    assert change.ranges == tuple(SlotRange(*each) for each in expected)
+
+
+@pytest.mark.parametrize("bad", [-1, 1 << 64])
+def test_what_no_table_may_hold_is_refused(bad: int) -> None:
+    with pytest.raises(DeltaError, match="tables of version 3 hold what no table may hold"):
+        make_view(3, BITS, {}, {"T": table(bad, 1)})
+    with pytest.raises(DeltaError, match="hold what no table may hold"):
+        make_view(3, BITS, {1: HostEntry(1, "\ud800", "h:1")}, {})
