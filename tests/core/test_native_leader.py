@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from callboard.core.commands import CommitNativeBatch, Removal
+from callboard.core.commands import CommitNativeBatch, RaiseGeneration, Removal
 from callboard.core.handoff_messages import Gone, Held, Hello, Renewal, SlotRun
 from callboard.core.leases import overdue_after_ms
 from callboard.core.native_joins import TAKEOVER_AFTER_MS
@@ -23,7 +23,7 @@ from callboard.core.native_leader_records import (
     SendTable,
     SendWelcome,
 )
-from callboard.core.versions import Policy
+from callboard.core.versions import Policy, Version
 from tests.core.leader_driver import (
     NAME,
     SETTINGS,
@@ -234,6 +234,20 @@ def test_a_leader_of_which_a_host_has_heard_the_next_one_says_nothing() -> None:
     assert driver.machine.stream_count == 0
     driver.hello(4, record("a"), incarnation, 3, epoch=driver.machine.epoch)
     assert driver.of(SendWelcome)
+
+
+@pytest.mark.parametrize("generation", [4, 5])
+def test_epochs_of_an_earlier_generation_say_nothing_of_this_one(generation: int) -> None:
+    """Of a restored cluster, or of a memory engine that was started again, epochs may be lower than before."""
+    driver, incarnation = one_host()
+    driver.log(RaiseGeneration(5))
+    driver.now_ms += TICK_MS
+    version = Version(generation, 7).wire
+    driver.hello(2, record("a", process="p2"), incarnation + 1, have_version=version, epoch=driver.machine.epoch + 1)
+    if generation < 5:
+        assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation + 1]
+    else:
+        assert driver.closed() == [(2, "UNAVAILABLE")]
 
 
 def test_an_unknown_incarnation_is_gone() -> None:

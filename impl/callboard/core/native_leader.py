@@ -74,7 +74,7 @@ from callboard.core.slot_records import NativeMember, NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.tracing import Fields, TraceSink, held_fields
-from callboard.core.versions import Policy
+from callboard.core.versions import COUNTER_BITS, Policy
 
 
 @define(eq=False)
@@ -209,7 +209,7 @@ class NativeLeader:
         if refusal is not None:
             self._close(stream_id, *refusal)
             return
-        if self._is_over(stream_id, hello.epoch):
+        if self._is_over(stream_id, hello.epoch, hello.have_version):
             return
         self._streams[stream_id] = hello
         member = self.namespace.members.get(hello.host.name)
@@ -233,13 +233,18 @@ class NativeLeader:
             return
         self._attach(known, stream_id, hello)
 
-    def _is_over(self, stream_id: int, heard_epoch: int) -> bool:
+    def _is_over(self, stream_id: int, heard_epoch: int, has_version: int) -> bool:
         """Whether the host has heard a later leader. Then this one is none any more and has nothing to say: what it
-        has not followed yet, it would take for nonsense, and members that it does not know for gone."""
-        if heard_epoch > self.epoch:
+        has not followed yet, it would take for nonsense, and members that it does not know for gone.
+
+        A later generation (a restored backup, a memory engine that was started again) counts epochs anew, so a host
+        whose table is of an earlier one is not meant: it is gone.
+        """
+        is_over = heard_epoch > self.epoch and has_version >> COUNTER_BITS >= self.namespace.version.generation
+        if is_over:
             text = f"a leader of epoch {heard_epoch} has followed the one of epoch {self.epoch}"
             self._close(stream_id, "UNAVAILABLE", text)
-        return heard_epoch > self.epoch
+        return is_over
 
     def _is_free(self, member: NativeMember | None) -> bool:
         """Whether nobody is connected who has the name of `member`."""
@@ -305,7 +310,7 @@ class NativeLeader:
         if stream_id not in self._streams:
             self._close(stream_id, "FAILED_PRECONDITION", "a renewal came before the hello")
             return
-        if self._is_over(stream_id, renewal.epoch):
+        if self._is_over(stream_id, renewal.epoch, renewal.version):
             return
         known = self._hosts.get(renewal.incarnation)
         if known is None or not self._attendance.is_member(renewal.incarnation):
