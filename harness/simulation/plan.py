@@ -29,7 +29,7 @@ PATIENT = HandoffSettings(
 )
 """Leases run out long before anybody is removed."""
 BARRIER = BarrierSettings(
-    round_timeout_ms=800, phase_ms_min=200, member_grace_ms=1200, retry_ms=100, batch_items_max=3, repeat_push_ms=1500
+    round_timeout_ms=800, phase_ms_min=200, member_grace_ms=1200, retry_ms=100, batch_items_max=3, repeat_push_ms=2000
 )
 
 
@@ -106,7 +106,7 @@ class Plan:
 
 
 TAME = BarrierSettings(
-    round_timeout_ms=600, phase_ms_min=150, coalesce_ms=60, member_grace_ms=900, retry_ms=100, repeat_push_ms=1500
+    round_timeout_ms=600, phase_ms_min=150, coalesce_ms=60, member_grace_ms=900, retry_ms=100, repeat_push_ms=2000
 )
 """Changes are collected for a while after each round."""
 

@@ -154,10 +154,9 @@ class LeaderDriver:
         have_digest: bytes = b"",
         by_front: bool = False,
         policy: Policy | None = None,
-        epoch: int = 0,
     ) -> list[LeaderEffect]:
         spoken = policy or self.namespace.policy
-        hello = Hello(NAME, spoken, host, incarnation, connection, have_version, have_digest, by_front, epoch)
+        hello = Hello(NAME, spoken, host, incarnation, connection, have_version, have_digest, by_front)
         return self.event(HelloReceived(stream_id, hello))
 
     def take_over(self, stream_id: int, host: NativeHostRecord) -> None:

@@ -62,7 +62,7 @@ def test_a_hello_says_who_asks_and_is_repeated_until_it_is_answered() -> None:
     assert (first.connection, first.hello.connection, first.hello.incarnation) == (1, 1, NO_INCARNATION)
     assert (first.hello.have_version, first.hello.have_digest, first.hello.host.store_id) == (0, b"", "store")
     assert (first.hello.namespace, first.hello.host) == ("shop", driver.machine.record)
-    assert (first.hello.by_front, first.hello.epoch) == (False, 0)
+    assert first.hello.by_front is False
     assert driver.machine.next_deadline_ms() == START_MS + HELLO_REPEAT_MS
     assert driver.at(START_MS + HELLO_REPEAT_MS - 1) == []
     assert driver.at(START_MS + HELLO_REPEAT_MS) == [first]
@@ -198,12 +198,6 @@ def test_why_a_call_is_refused() -> None:
     driver.event(Drained("cart", (0,)))
     assert driver.phase is Phase.OVER
     assert driver.machine.admit("cart", 0, driver.now_ms) is Refusal.LEAVING
-
-
-def test_a_hello_names_the_newest_leader_epoch_heard() -> None:
-    driver = serving()
-    driver.connect()
-    assert [each.hello.epoch for each in driver.of(SendHello)] == [EPOCH]
 
 
 def test_what_drained_is_told_before_the_next_renewal_is_due() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from callboard.core.commands import CommitNativeBatch, RaiseGeneration, Removal
+from callboard.core.commands import CommitNativeBatch, Removal
 from callboard.core.handoff_messages import Gone, Held, Hello, Renewal, SlotRun
 from callboard.core.leases import overdue_after_ms
 from callboard.core.native_joins import TAKEOVER_AFTER_MS
@@ -23,7 +23,7 @@ from callboard.core.native_leader_records import (
     SendTable,
     SendWelcome,
 )
-from callboard.core.versions import Policy, Version
+from callboard.core.versions import Policy
 from tests.core.leader_driver import (
     NAME,
     SETTINGS,
@@ -223,31 +223,37 @@ def test_a_stream_that_ended_asks_for_nothing() -> None:
 
 def test_a_leader_of_which_a_host_has_heard_the_next_one_says_nothing() -> None:
     """It may not know the host's incarnation, nor its table, and take it for gone or for out of its mind."""
+    for incarnation, version in ((1, 1 << 40), (7, 1)):
+        driver, _ = one_host()
+        driver.event(RenewalReceived(1, Renewal(1, incarnation, 1, driver.machine.epoch + 1, version)))
+        assert driver.effects == [CloseStream(1, "ABORTED", "a leader of epoch 2 has followed the one of epoch 1")]
+        assert driver.machine.stream_count == 0
+
+
+def test_what_a_removed_process_waits_for_is_forgotten() -> None:
     driver, incarnation = one_host()
-    driver.hello(2, record("a"), incarnation + 1, 2, epoch=driver.machine.epoch + 1)
-    assert driver.effects == [CloseStream(2, "UNAVAILABLE", "a leader of epoch 2 has followed the one of epoch 1")]
-    driver.hello(3, record("b"), epoch=driver.machine.epoch + 1)
-    assert driver.closed() == [(3, "UNAVAILABLE")]
+    driver.hello(9, record("z"))
+    driver.hello(1, record("a", weight=50), incarnation)
+    driver.remove(incarnation)
+    driver.commit_all()
+    driver.at(driver.now_ms + TICK_MS)
     assert not driver.proposals
-    driver.event(RenewalReceived(1, Renewal(1, incarnation + 1, 1, driver.machine.epoch + 1, 1 << 40)))
-    assert driver.closed() == [(1, "UNAVAILABLE")]
-    assert driver.machine.stream_count == 0
-    driver.hello(4, record("a"), incarnation, 3, epoch=driver.machine.epoch)
-    assert driver.of(SendWelcome)
+    assert list(driver.namespace.members) == ["z"]
 
 
-@pytest.mark.parametrize("generation", [4, 5])
-def test_epochs_of_an_earlier_generation_say_nothing_of_this_one(generation: int) -> None:
-    """Of a restored cluster, or of a memory engine that was started again, epochs may be lower than before."""
+def test_a_process_is_known_by_its_name_and_its_token() -> None:
     driver, incarnation = one_host()
-    driver.log(RaiseGeneration(5))
+    driver.remove(incarnation)
     driver.now_ms += TICK_MS
-    version = Version(generation, 7).wire
-    driver.hello(2, record("a", process="p2"), incarnation + 1, have_version=version, epoch=driver.machine.epoch + 1)
-    if generation < 5:
-        assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation + 1]
-    else:
-        assert driver.closed() == [(2, "UNAVAILABLE")]
+    driver.hello(2, record("c"))
+    assert driver.proposals, "the token is that of a host of another name"
+
+
+def test_a_process_that_goes_on_as_another_on_its_stream_need_not_insist() -> None:
+    driver, _ = one_host()
+    driver.now_ms += TICK_MS
+    driver.hello(1, record("a", process="p2"))
+    assert driver.proposals
 
 
 def test_an_unknown_incarnation_is_gone() -> None:

@@ -196,6 +196,11 @@ class TableMachine(SideBySide):
         name = data.draw(st.sampled_from(sorted(self.model.members)))
         self._batch([], [(name, self.model.members[name].incarnation)])
 
+    @rule(host=records)
+    def take_the_place_of_all(self, host: NativeHostRecord) -> None:
+        """A host comes in the batch in which all others leave."""
+        self._batch([host], [(name, each.incarnation) for name, each in sorted(self.model.members.items())])
+
     @precondition(lambda self: self.model.members)
     @rule(data=st.data())
     def move_house(self, data: st.DataObject) -> None:

@@ -62,7 +62,6 @@ class Hello:
 
     `incarnation`: NO_INCARNATION, or the one that the process has. `have_version`, `have_digest`: of the installed
     table (0 and empty for none). `by_front`: a front repeats it to a new leader; such a hello never creates a member.
-    `epoch`: newest heard, 0 for none.
     """
 
     namespace: str
@@ -73,7 +72,6 @@ class Hello:
     have_version: int = 0
     have_digest: bytes = b""
     by_front: bool = False
-    epoch: int = 0
 
 
 @frozen

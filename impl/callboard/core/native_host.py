@@ -261,7 +261,6 @@ class NativeHost:
             connection=self._connection,
             have_version=0 if view is None else view.version,
             have_digest=b"" if view is None else view.digest,
-            epoch=self._epoch,
         )
         self._effects.append(SendHello(self._connection, hello))
         self._hello_due_ms = now_ms + HELLO_REPEAT_MS

@@ -32,8 +32,8 @@ class Joins:
     _singly: int = field(init=False, default=0)
     _insisting: dict[int, int] = field(init=False, factory=dict)
     """When streams first asked for the name of a member that is connected."""
-    _former: dict[str, None] = field(init=False, factory=dict)
-    """Tokens of processes that were members, the oldest first."""
+    _former: dict[tuple[str, str], None] = field(init=False, factory=dict)
+    """Names and tokens of processes that were members, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -74,22 +74,27 @@ class Joins:
         return now_ms - self._insisting.setdefault(stream_id, now_ms) >= TAKEOVER_AFTER_MS
 
     def follow(self, before: Mapping[str, NativeMember], after: Mapping[str, NativeMember]) -> None:
-        """Members changed: remember the processes that are none any more."""
+        """Members changed: remember the processes that are none any more, and forget what they still wait for."""
         for name, member in before.items():
             present = after.get(name)
-            if present is None or present.host.process != member.host.process:
-                self._former.pop(member.host.process, None)
-                self._former[member.host.process] = None
+            if present is member or (present is not None and present.host.process == member.host.process):
+                continue
+            former = name, member.host.process
+            self._former.pop(former, None)
+            self._former[former] = None
+            waiting, stream_id = self._waiting.get(name, (None, 0))
+            if waiting is not None and waiting.process == member.host.process:
+                self.forget_stream(stream_id)
         while len(self._former) > FORMER_PROCESSES_MAX:
             del self._former[next(iter(self._former))]
 
     def was_member(self, host: NativeHostRecord) -> bool:
-        """Whether the process of `host` was a member and was removed: it never is one again (rule 7 of the handoff).
+        """Whether the process of `host` was a member and was removed: it has to come as another (rule 7 of handoff).
 
         Its word may come late, from a process that is dead by now, and must not throw out the next one of its name. A
         leader knows those that it saw; what was sent to another one ended with its streams.
         """
-        return host.process in self._former
+        return (host.name, host.process) in self._former
 
     def next_batch(self) -> tuple[NativeHostRecord, ...]:
         """The hosts of the next batch; `refused` or `done` says what became of it."""

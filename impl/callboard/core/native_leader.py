@@ -74,7 +74,7 @@ from callboard.core.slot_records import NativeMember, NativeNamespace
 from callboard.core.table_delta import TableDelta, TableView, view_of
 from callboard.core.table_feed import TableFeed
 from callboard.core.tracing import Fields, TraceSink, held_fields
-from callboard.core.versions import COUNTER_BITS, Policy
+from callboard.core.versions import Policy
 
 
 @define(eq=False)
@@ -209,8 +209,6 @@ class NativeLeader:
         if refusal is not None:
             self._close(stream_id, *refusal)
             return
-        if self._is_over(stream_id, hello.epoch, hello.have_version):
-            return
         self._streams[stream_id] = hello
         member = self.namespace.members.get(hello.host.name)
         if hello.incarnation != NO_INCARNATION:
@@ -223,7 +221,7 @@ class NativeLeader:
             # A front's word may be old, and its host dead: only hosts themselves join.
             if self._joins.was_member(hello.host):
                 self._send_gone(stream_id, NO_INCARNATION)
-            elif not hello.by_front and (self._is_free(member) or self._joins.insists(stream_id, self._now_ms)):
+            elif not hello.by_front and self._may_have_name(member, stream_id):
                 self._join(hello, stream_id)
             return
         known = self._hosts[member.incarnation]
@@ -233,22 +231,10 @@ class NativeLeader:
             return
         self._attach(known, stream_id, hello)
 
-    def _is_over(self, stream_id: int, heard_epoch: int, has_version: int) -> bool:
-        """Whether the host has heard a later leader. Then this one is none any more and has nothing to say: what it
-        has not followed yet, it would take for nonsense, and members that it does not know for gone.
-
-        A later generation (a restored backup, a memory engine that was started again) counts epochs anew, so a host
-        whose table is of an earlier one is not meant: it is gone.
-        """
-        is_over = heard_epoch > self.epoch and has_version >> COUNTER_BITS >= self.namespace.version.generation
-        if is_over:
-            text = f"a leader of epoch {heard_epoch} has followed the one of epoch {self.epoch}"
-            self._close(stream_id, "UNAVAILABLE", text)
-        return is_over
-
-    def _is_free(self, member: NativeMember | None) -> bool:
-        """Whether nobody is connected who has the name of `member`."""
-        return member is None or self._hosts[member.incarnation].stream_id is None
+    def _may_have_name(self, member: NativeMember | None, stream_id: int) -> bool:
+        """Whether nobody else is connected who has the name of `member`, or the stream has asked for it long enough."""
+        is_free = member is None or self._hosts[member.incarnation].stream_id in {None, stream_id}
+        return is_free or self._joins.insists(stream_id, self._now_ms)
 
     def _join(self, hello: Hello, stream_id: int) -> None:
         displaced = self._joins.add(hello.host, stream_id)
@@ -310,7 +296,11 @@ class NativeLeader:
         if stream_id not in self._streams:
             self._close(stream_id, "FAILED_PRECONDITION", "a renewal came before the hello")
             return
-        if self._is_over(stream_id, renewal.epoch, renewal.version):
+        if renewal.epoch > self.epoch:
+            # This leader is none any more. What it has not followed yet, it would take for nonsense, and members that
+            # it does not know for gone.
+            text = f"a leader of epoch {renewal.epoch} has followed the one of epoch {self.epoch}"
+            self._close(stream_id, "ABORTED", text)
             return
         known = self._hosts.get(renewal.incarnation)
         if known is None or not self._attendance.is_member(renewal.incarnation):

@@ -150,14 +150,19 @@ class Session:
     # -- life cycle --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect and become a member. Raises HostRefusedError."""
+        """Connect and become a member. Raises HostRefusedError, also if another process took the name meanwhile."""
         self._over = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._keep_connected())
         welcomed = asyncio.ensure_future(self._welcomed.wait())
-        await asyncio.wait((welcomed, self._task), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((welcomed, self._task, self._over), return_when=asyncio.FIRST_COMPLETED)
         welcomed.cancel()
-        if not self._welcomed.is_set():
-            self._task.result()
+        if self._welcomed.is_set():
+            return
+        if self._over.done():
+            reason = self._over.result().reason
+            await self.stop()
+            raise HostRefusedError(reason)
+        self._task.result()
 
     async def leave(self, timeout_ms: int) -> bool:
         """Let turns finish, release everything, say farewell, and hear that the tables are without this host. Whether

@@ -64,7 +64,6 @@ def hello_message(hello: Hello, callboard_version: str) -> host_pb2.Hello:
         have_version=hello.have_version,
         have_digest=hello.have_digest,
         store_id=host.store_id,
-        epoch=hello.epoch,
     )
 
 
@@ -91,7 +90,6 @@ def hello_record(message: host_pb2.Hello, *, by_front: bool = False) -> Hello:
         have_version=message.have_version,
         have_digest=message.have_digest,
         by_front=by_front,
-        epoch=message.epoch,
     )
 
 

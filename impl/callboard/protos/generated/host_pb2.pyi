@@ -129,7 +129,6 @@ class Hello(_message.Message):
     HAVE_VERSION_FIELD_NUMBER: _builtins.int
     HAVE_DIGEST_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """1; a server refuses versions that it does not know, naming those that it does"""
     callboard_version: _builtins.str
@@ -149,8 +148,6 @@ class Hello(_message.Message):
     have_version: _builtins.int
     have_digest: _builtins.bytes
     store_id: _builtins.str
-    epoch: _builtins.int
-    """the newest leader epoch that it has heard, 0 for none"""
     @_builtins.property
     def actor_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -173,11 +170,10 @@ class Hello(_message.Message):
         have_version: _builtins.int = ...,
         have_digest: _builtins.bytes = ...,
         store_id: _builtins.str = ...,
-        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "address", b"address", "callboard_version", b"callboard_version", "connection", b"connection", "epoch", b"epoch", "have_digest", b"have_digest", "have_version", b"have_version", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "policy", b"policy", "process", b"process", "protocol_version", b"protocol_version", "store_id", b"store_id", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_types", b"actor_types", "address", b"address", "callboard_version", b"callboard_version", "connection", b"connection", "have_digest", b"have_digest", "have_version", b"have_version", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "policy", b"policy", "process", b"process", "protocol_version", b"protocol_version", "store_id", b"store_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
