@@ -135,6 +135,8 @@ def test_processes_that_were_members_are_remembered_but_not_too_many(monkeypatch
         made.follow(after, after)
         former.append([number for number, each in enumerate(process) if made.was_member(each)])
     assert former == [[], [0], [0, 1], [1, 2], [2, 3]]
+    made.follow({"h": NativeMember(process[4], 5)}, {"h": NativeMember(evolve(process[4], weight=7), 5)})
+    assert not made.was_member(process[4]), "the same process says something else of itself"
     made.follow(lives[3], {})
     made.follow(lives[2], {})
     assert made.was_member(process[2]), "remembered again, it is among the newest"

@@ -64,6 +64,7 @@ def test_differences_are_found_in_every_piece(slot: int) -> None:
     after = [*before[:slot], 1, *before[slot + 1 :]]
     assert changed_slots(before, after) == [slot]
     assert changed_slots(before, list(before)) == []
+    assert changed_slots(before[: slot + 1], after[: slot + 1]) == [slot], "also as the last one"
 
 
 def test_slots_change_by_owner_or_by_since() -> None:
