@@ -77,6 +77,7 @@ def test_nobody_is_answered_without_a_stream() -> None:
 def test_only_another_process_replaces() -> None:
     driver, incarnation = one_host()
     driver.hello(2, record("a"), incarnation + 7)
+    driver.confirm_round()
     assert not driver.of(SendGone)[0].gone.replaced
 
 

@@ -256,13 +256,53 @@ def test_a_process_that_goes_on_as_another_on_its_stream_need_not_insist() -> No
     assert driver.proposals
 
 
+def test_a_deposed_leader_does_not_say_that_a_host_of_the_next_one_is_gone() -> None:
+    """Its number is above all that this one knows: only a round can tell whether that one leads."""
+    driver, incarnation = one_host()
+    driver.hello(2, record("a", process="p2"), incarnation + 1)
+    driver.hello(3, record("b"), incarnation + 2)
+    assert driver.effects == []
+    driver.at(driver.now_ms + TICK_MS)
+    driver.fail_round()
+    assert not driver.of(SendGone)
+    driver.at(driver.now_ms + TICK_MS)
+    driver.confirm_round()
+    assert driver.of(SendGone) == [
+        SendGone(2, Gone(incarnation + 1, f"incarnation {incarnation + 1} of a was removed", replaced=True)),
+        SendGone(3, Gone(incarnation + 2, f"incarnation {incarnation + 2} of b was removed", replaced=False)),
+    ]
+    assert not driver.of(SendAnswer)
+
+
+def test_a_round_asks_for_nobody_who_is_a_member_by_then() -> None:
+    """Of a cluster that was made anew: numbers are given again."""
+    driver, incarnation = one_host()
+    driver.hello(2, record("x"), incarnation + 1)
+    driver.at(driver.now_ms + TICK_MS)
+    assert driver.join(3, record("b")) == incarnation + 1
+    driver.confirm_round()
+    assert not driver.of(SendAnswer)
+    assert not driver.of(SendGone)
+    driver.hello(2, record("x"), incarnation + 1)
+    assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation + 1]
+
+
+def test_an_incarnation_that_was_known_is_gone_without_a_round() -> None:
+    driver = LeaderDriver(policy=Policy.EVENTUAL)
+    incarnation = driver.join(1, record("a"))
+    driver.remove(incarnation)
+    driver.hello(2, record("a"), incarnation)
+    assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation]
+
+
 def test_an_unknown_incarnation_is_gone() -> None:
     driver, incarnation = one_host()
-    driver.hello(2, record("a"), incarnation + 7)
-    assert driver.of(SendGone)[0].gone.incarnation == incarnation + 7
-    driver.hello(3, record("x"), 99)
-    assert driver.of(SendGone)[0].stream_id == 3
-    assert not driver.of(SendWelcome)
+    for stream_id, name, unknown in ((2, "a", incarnation + 7), (3, "x", 99)):
+        driver.hello(stream_id, record(name), unknown)
+        driver.at(driver.now_ms + TICK_MS)
+        driver.confirm_round()
+        assert [(each.stream_id, each.gone.incarnation) for each in driver.of(SendGone)] == [(stream_id, unknown)]
+        assert not driver.of(SendWelcome)
 
 
 @pytest.mark.parametrize(("reason", "why"), [("", ""), ("too old", ": too old")])

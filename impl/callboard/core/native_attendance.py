@@ -83,6 +83,8 @@ class Attendance:
     hosts: dict[int, KnownHost] = field(init=False, factory=dict)
     burial_due_ms: int | None = field(init=False, default=None)
     """When the next tombstone may be buried."""
+    newest: int = field(init=False, default=0)
+    """The newest incarnation that was ever followed."""
     _heard: dict[int, int] = field(init=False, factory=dict)
     """When each member was last heard, the longest silent first."""
     _behind: dict[int, int] = field(init=False, factory=dict)
@@ -112,6 +114,7 @@ class Attendance:
                 self.hosts[incarnation] = KnownHost(incarnation, tombstone.name, (), now_ms)
         for incarnation in [each for each in self.hosts if each not in present and each not in namespace.tombstones]:
             del self.hosts[incarnation]
+        self.newest = max((self.newest, *self.hosts))
         self.schedule_burials(now_ms)
         return removed
 

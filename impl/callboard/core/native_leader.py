@@ -65,7 +65,7 @@ from callboard.core.native_leader_records import (
 )
 from callboard.core.native_proposals import Proposals
 from callboard.core.native_releases import Releases, renewal_problem
-from callboard.core.native_rounds import RenewalRounds
+from callboard.core.native_rounds import NO_RENEWAL, RenewalRounds
 from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
@@ -213,7 +213,7 @@ class NativeLeader:
         member = self.namespace.members.get(hello.host.name)
         if hello.incarnation != NO_INCARNATION:
             if member is None or member.incarnation != hello.incarnation:
-                self._send_gone(stream_id, hello.incarnation)
+                self._answer_stranger(stream_id, hello.incarnation)
                 return
             if member.host != hello.host and (not hello.by_front or only_adds_store(member.host, hello.host)):
                 self._join(hello, stream_id)
@@ -230,6 +230,15 @@ class NativeLeader:
             self._close(stream_id, "ABORTED", text)
             return
         self._attach(known, stream_id, hello)
+
+    def _answer_stranger(self, stream_id: int, incarnation: int) -> None:
+        """A hello of an incarnation that is no member. Numbers ascend, so one up to the newest that was known here has
+        been removed. A later one may have been given by the next leader, if there is one, and then it is not for this
+        one to say that it is gone: a round asks first."""
+        if incarnation <= self._attendance.newest:
+            self._send_gone(stream_id, incarnation)
+        else:
+            self._rounds.collect(incarnation, NO_RENEWAL)
 
     def _may_have_name(self, member: NativeMember | None, stream_id: int) -> bool:
         """Whether nobody else is connected who has the name of `member`, or the stream has asked for it long enough."""
@@ -353,12 +362,16 @@ class NativeLeader:
             return
         self._effects.append(RequestRound(self._rounds.round_id))
         if self.trace is not None:
-            items = [[incarnation, number] for incarnation, number in renewals.items()]
+            items = [[incarnation, number] for incarnation, number in renewals.items() if number != NO_RENEWAL]
             self._traced("ProposeRound", {"round": self._rounds.round_id, "items": items})
 
     def _round_confirmed(self, round_id: int) -> None:
         """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
+        strangers = set()
         for incarnation, number in self._rounds.confirmed(round_id).items():
+            if number == NO_RENEWAL:
+                strangers.add(incarnation)
+                continue
             known = self._hosts.get(incarnation)
             if not self._may_answer(known) or known is None or known.stream_id is None:
                 continue
@@ -370,6 +383,13 @@ class NativeLeader:
             if self.trace is not None:
                 what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
                 self._traced("SendAnswer", {"round": round_id, "version": answer.version, **what})
+        if strangers:
+            self._send_strangers_away(strangers)
+
+    def _send_strangers_away(self, strangers: set[int]) -> None:
+        for stream_id, hello in self._streams.items():
+            if hello.incarnation in strangers and not self._attendance.is_member(hello.incarnation):
+                self._send_gone(stream_id, hello.incarnation)
 
     def _may_answer(self, known: KnownHost | None) -> bool:
         """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""

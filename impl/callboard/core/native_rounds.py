@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from attrs import define, field
 
+NO_RENEWAL = 0
+"""Of an incarnation that asks only whether this leader still leads. Numbers of renewals begin at 1."""
+
 
 @define(eq=False)
 class RenewalRounds:
@@ -19,7 +22,7 @@ class RenewalRounds:
     _in_round: dict[int, int] = field(init=False, factory=dict)
 
     def collect(self, incarnation: int, number: int) -> None:
-        """This renewal is to be answered; it stands for all earlier ones of the incarnation."""
+        """This renewal is to be answered; it stands for all earlier ones of the incarnation. Or NO_RENEWAL."""
         self._collected[incarnation] = number
 
     def forget(self, incarnation: int) -> None:
