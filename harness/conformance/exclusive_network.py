@@ -41,7 +41,6 @@ from callboard.core.native_host_records import (
     SendHello,
     SendRenewal,
 )
-from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     FarewellReceived,
@@ -60,6 +59,7 @@ from callboard.core.native_leader_records import (
     SendWelcome,
     StateChanged,
 )
+from callboard.core.native_streams import TAKEOVER_AFTER_MS
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, HostMark, NativeHostRecord, NativeNamespace
 from callboard.core.table_delta import TableDelta

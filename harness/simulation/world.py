@@ -38,7 +38,7 @@ HOSTS_MAX = 9
 SIDECARS_MAX = 7
 SHUTDOWN_MS = 150
 RESTART_MS = 80
-HARMLESS = {"ABORTED", "FAILED_PRECONDITION", "UNAVAILABLE"}
+HARMLESS = {"ABORTED", "FAILED_PRECONDITION"}
 """Statuses with which a leader may end a stream of a host that did nothing wrong."""
 
 ProcessTrace = Callable[[str, str, Fields], None]

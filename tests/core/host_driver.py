@@ -17,6 +17,7 @@ from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
     AnswerReceived,
     Connected,
+    Disconnected,
     GoneReceived,
     GrantsReceived,
     HostEffect,
@@ -152,6 +153,16 @@ def joined(owners: tuple[int, ...] = (ME, ME, OTHER, OTHER), policy: Policy = Po
     driver.welcome()
     driver.install(view(4, {"cart": owners}))
     driver.answer(driver.renewals[-1].number)
+    return driver
+
+
+def lapsed() -> Driver:
+    """Its lease ran out while it was not connected; it is again, and welcomed."""
+    driver = serving()
+    driver.event(Disconnected(1))
+    driver.at(GATE_MS)
+    driver.connect()
+    driver.welcome()
     return driver
 
 

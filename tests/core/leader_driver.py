@@ -15,7 +15,6 @@ from callboard.core.commands import (
 from callboard.core.commands import Removal as RemovalOf
 from callboard.core.handoff_messages import Farewell, Held, Hello, Renewal, RenewalAnswer, SlotRun, TableRequest, Tick
 from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
-from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader import NativeLeader
 from callboard.core.native_leader_records import (
     CloseStream,
@@ -37,6 +36,7 @@ from callboard.core.native_leader_records import (
     StreamEnded,
     TableRequested,
 )
+from callboard.core.native_streams import TAKEOVER_AFTER_MS
 from callboard.core.records import Answer, ReplicatedState
 from callboard.core.slot_records import HandoffSettings, NativeHostRecord, NativeNamespace
 from callboard.core.versions import Policy

@@ -387,7 +387,7 @@ class NativeNetwork:
             case SendGone(_, gone):
                 path.down.append(GoneReceived(path.connection, gone))
             case CloseStream(_, status, text):
-                if status not in {"ABORTED", "FAILED_PRECONDITION", "UNAVAILABLE"}:
+                if status not in {"ABORTED", "FAILED_PRECONDITION"}:
                     raise PropertyViolation("Convergence", f"{path.process.name} did nothing wrong: {status}: {text}")
                 self.break_path(path)
 

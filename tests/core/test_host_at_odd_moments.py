@@ -33,6 +33,7 @@ from tests.core.host_driver import (
     START_MS,
     Driver,
     joined,
+    lapsed,
     lose_slot_0,
     serving,
     view,
@@ -152,11 +153,7 @@ def test_slots_of_a_type_that_has_no_table_any_more_are_lost() -> None:
 
 
 def test_rights_that_a_newer_table_leaves_alone_are_still_asked_for_again() -> None:
-    driver = serving()
-    driver.event(Disconnected(1))
-    driver.at(GATE_MS)
-    driver.connect()
-    driver.welcome()
+    driver = lapsed()
     lose_slot_0(driver)
     driver.at(GATE_MS + SETTINGS.tick_ms)
     driver.install(view(6, {}))

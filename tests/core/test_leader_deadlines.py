@@ -71,7 +71,7 @@ def test_nobody_is_answered_without_a_stream() -> None:
     driver.renew(1, incarnation, 1)
     driver.end(1)
     assert driver.confirm_round() == []
-    assert driver.machine.leases(driver.now_ms)[0].answered_ms is None
+    assert driver.machine.views.leases(driver.now_ms)[0].answered_ms is None
 
 
 def test_only_another_process_replaces() -> None:
@@ -111,9 +111,9 @@ def test_at_its_deadline_a_host_that_holds_on_is_overdue_whatever_it_was_told_si
     driver.join(3, record("c"))
     driver.renew(1, first, 3, base=2)
     driver.at(reported_ms + overdue_after_ms(SETTINGS) - 1)
-    assert driver.machine.overdue(driver.now_ms) == []
+    assert driver.machine.views.overdue(driver.now_ms) == []
     driver.at(reported_ms + overdue_after_ms(SETTINGS))
-    assert [(each.incarnation, each.late_ms) for each in driver.machine.overdue(driver.now_ms)] == [(first, 0)]
+    assert [(each.incarnation, each.late_ms) for each in driver.machine.views.overdue(driver.now_ms)] == [(first, 0)]
     assert "a is overdue" in driver.proposed(CommitNativeBatch)[0].reason
 
 
@@ -128,12 +128,18 @@ def test_nobody_wakes_up_for_the_slots_of_a_host_that_is_removed_anyway() -> Non
     assert due_ms > driver.now_ms + overdue_after_ms(SETTINGS)
 
 
-def test_no_burial_is_waited_for_while_one_is_in_flight() -> None:
+def two_removed() -> tuple[LeaderDriver, int, int]:
+    """Two hosts were removed, and the first of them has said farewell."""
     driver = LeaderDriver()
     first, second = driver.join(1, record("a")), driver.join(2, record("b"))
     driver.now_ms += TICK_MS
     driver.remove(first, second)
     driver.farewell(1, first)
+    return driver, first, second
+
+
+def test_no_burial_is_waited_for_while_one_is_in_flight() -> None:
+    driver, first, _ = two_removed()
     ((number, bury),) = driver.proposals.items()
     assert bury == Bury(NAME, (first,))
     driver.log(driver.proposals.pop(number))
@@ -143,11 +149,7 @@ def test_no_burial_is_waited_for_while_one_is_in_flight() -> None:
 
 
 def test_a_burial_that_failed_once_does_not_hide_when_the_next_is_due() -> None:
-    driver = LeaderDriver()
-    first, second = driver.join(1, record("a")), driver.join(2, record("b"))
-    driver.now_ms += TICK_MS
-    driver.remove(first, second)
-    driver.farewell(1, first)
+    driver, first, second = two_removed()
     driver.fail()
     assert driver.machine.next_deadline_ms() == driver.now_ms + TICK_MS
     driver.at(driver.now_ms + TICK_MS)

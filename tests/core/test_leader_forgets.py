@@ -200,7 +200,7 @@ def test_what_was_confirmed_is_owed_no_more_whoever_confirmed_it() -> None:
     since = driver.namespace.tables["cart"].since
     driver.log(ConfirmClear(NAME, tuple(SlotSpan("cart", slot, 1, since[slot]) for slot in moved(driver))))
     driver.now_ms += overdue_after_ms(SETTINGS)
-    assert driver.machine.overdue(driver.now_ms) == []
+    assert driver.machine.views.overdue(driver.now_ms) == []
     driver.renew(1, first, 3, base=2)
     driver.confirm_round()
     assert [each.incarnation for each in driver.answers()] == [first]
@@ -221,4 +221,4 @@ def test_a_new_office_counts_from_its_beginning_how_long_slots_wait() -> None:
     driver, _, _ = two_hosts()
     driver.now_ms += 500
     driver.new_office()
-    assert {each.waited_ms for each in driver.machine.handoffs(driver.now_ms + 70)} == {70}
+    assert {each.waited_ms for each in driver.machine.views.handoffs(driver.now_ms + 70)} == {70}

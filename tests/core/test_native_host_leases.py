@@ -38,6 +38,7 @@ from tests.core.host_driver import (
     START_MS,
     Driver,
     joined,
+    lapsed,
     lose_slot_0,
     serving,
     view,
@@ -218,11 +219,7 @@ def test_only_so_many_unanswered_renewals_are_remembered() -> None:
 
 
 def test_rights_that_ended_with_their_lease_are_asked_for_again() -> None:
-    driver = serving()
-    driver.event(Disconnected(1))
-    driver.at(GATE_MS)
-    driver.connect()
-    driver.welcome()
+    driver = lapsed()
     renewal = driver.renewals[-1]
     assert renewal.requests == (Held("cart", 0, 2, 4, 5),)
     assert not renewal.taken
@@ -342,11 +339,7 @@ def test_a_stop_whose_turns_do_not_end_is_overdue() -> None:
 
 
 def test_a_leaving_host_asks_for_nothing_again() -> None:
-    driver = serving()
-    driver.event(Disconnected(1))
-    driver.at(GATE_MS)
-    driver.connect()
-    driver.welcome()
+    driver = lapsed()
     number = driver.renewals[-1].number
     driver.answer(number, grants=(Held("cart", 0, 1, 4, 6),))
     driver.now_ms += SETTINGS.tick_ms

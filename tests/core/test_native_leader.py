@@ -8,7 +8,6 @@ from attrs import evolve
 from callboard.core.commands import CommitNativeBatch, Removal
 from callboard.core.handoff_messages import Gone, Held, Hello, Renewal, SlotRun
 from callboard.core.leases import overdue_after_ms
-from callboard.core.native_joins import TAKEOVER_AFTER_MS
 from callboard.core.native_leader_records import (
     CloseStream,
     HelloReceived,
@@ -23,6 +22,7 @@ from callboard.core.native_leader_records import (
     SendTable,
     SendWelcome,
 )
+from callboard.core.native_streams import TAKEOVER_AFTER_MS
 from callboard.core.versions import Policy
 from tests.core.leader_driver import (
     NAME,

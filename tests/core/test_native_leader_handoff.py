@@ -283,12 +283,12 @@ def test_a_host_that_holds_on_is_overdue_removed_and_not_answered() -> None:
     assert driver.answers()
     assert not driver.proposals
     assert driver.machine.next_deadline_ms() == reported_ms + OVERDUE_MS
-    assert driver.machine.overdue(driver.now_ms) == []
+    assert driver.machine.views.overdue(driver.now_ms) == []
     driver.at(reported_ms + OVERDUE_MS)
     (batch,) = driver.proposed(CommitNativeBatch)
     assert (batch.removals, batch.reason) == ((Removal("a", first),), "a is overdue with releasing slots")
     since = driver.namespace.version.wire
-    assert driver.machine.overdue(driver.now_ms + 3) == [Overdue(first, "a", since, 3)]
+    assert driver.machine.views.overdue(driver.now_ms + 3) == [Overdue(first, "a", since, 3)]
     rounds = len(driver.rounds)
     driver.now_ms += TICK_MS
     driver.renew(1, first, 4, base=3)
@@ -312,7 +312,7 @@ def test_who_releases_in_time_is_not_overdue() -> None:
     driver.commit_all()
     driver.at(reported_ms + OVERDUE_MS + 1)
     assert not driver.proposed(CommitNativeBatch)
-    assert driver.machine.overdue(driver.now_ms) == []
+    assert driver.machine.views.overdue(driver.now_ms) == []
 
 
 def test_a_host_that_renews_but_does_not_install_is_overdue_after_the_failure_timeout() -> None:
@@ -331,7 +331,7 @@ def test_a_host_that_renews_but_does_not_install_is_overdue_after_the_failure_ti
     assert not driver.proposals
     driver.at(told_ms + TIMEOUT_MS)
     assert driver.proposed(CommitNativeBatch)[0].removals == (Removal("a", first),)
-    late = driver.machine.overdue(driver.now_ms + 5)
+    late = driver.machine.views.overdue(driver.now_ms + 5)
     assert late == [Overdue(first, "a", driver.namespace.version.wire, 5)]
 
 
@@ -422,7 +422,7 @@ def test_under_eventual_renewals_are_heartbeats() -> None:
     assert driver.answers() == [RenewalAnswer(1, first, 1, newest, holding_known=True, grants=())]
     driver.join(2, record("b"))
     assert not driver.proposals
-    assert driver.machine.handoffs(driver.now_ms) == []
+    assert driver.machine.views.handoffs(driver.now_ms) == []
 
 
 # ---- what operators see
@@ -434,19 +434,19 @@ def test_operators_see_which_slots_wait_for_whom() -> None:
     waited_from_ms = driver.now_ms
     heard_ms = START_MS + TICK_MS
     now_ms = driver.now_ms + 30
-    found = driver.machine.handoffs(now_ms)
+    found = driver.machine.views.handoffs(now_ms)
     assert sum(each.count for each in found) == SLOTS // 2
     giver = Giver(first, "a", "not heard", heard_ms + TIMEOUT_MS - now_ms)
     assert {each.givers for each in found} == {(giver,)}
     assert {(each.owner, each.since, each.waited_ms) for each in found} == {(second, since, now_ms - waited_from_ms)}
     driver.now_ms += 50
     driver.renew(1, first, 2, base=1)
-    draining = driver.machine.handoffs(driver.now_ms + 10)
+    draining = driver.machine.views.handoffs(driver.now_ms + 10)
     assert draining[0].givers == (Giver(first, "a", "draining", OVERDUE_MS - 10),)
-    overdue = driver.machine.handoffs(driver.now_ms + OVERDUE_MS)
+    overdue = driver.machine.views.handoffs(driver.now_ms + OVERDUE_MS)
     assert overdue[0].givers == (Giver(first, "a", "overdue", None),)
     driver.renew(1, first, 3, taken=kept(driver, first))
-    released = driver.machine.handoffs(driver.now_ms)
+    released = driver.machine.views.handoffs(driver.now_ms)
     assert released[0].givers == (Giver(first, "a", "released", 0),)
     assert isinstance(released[0], Waiting)
     whole = [slot for each in found for slot in range(each.first, each.first + each.count)]
@@ -457,11 +457,11 @@ def test_operators_see_which_slots_wait_for_whom() -> None:
 def test_operators_see_no_time_below_zero() -> None:
     driver, first, _ = two_hosts()
     waited_from_ms = driver.now_ms
-    assert {each.waited_ms for each in driver.machine.handoffs(waited_from_ms - 1)} == {0}
-    (silent,) = {each.givers for each in driver.machine.handoffs(waited_from_ms + 2 * TIMEOUT_MS)}
+    assert {each.waited_ms for each in driver.machine.views.handoffs(waited_from_ms - 1)} == {0}
+    (silent,) = {each.givers for each in driver.machine.views.handoffs(waited_from_ms + 2 * TIMEOUT_MS)}
     assert silent == (Giver(first, "a", "not heard", 0),)
     driver.remove(first)
-    (removed,) = {each.givers for each in driver.machine.handoffs(waited_from_ms + 2 * WAIT_MS)}
+    (removed,) = {each.givers for each in driver.machine.views.handoffs(waited_from_ms + 2 * WAIT_MS)}
     assert removed == (Giver(first, "a", "removed", 0),)
 
 
@@ -474,7 +474,7 @@ def test_slots_that_wait_for_different_hosts_are_different_runs() -> None:
     rights = SlotRights(driver.namespace.rights["cart"].fences, pending)
     namespace = evolve(driver.namespace, tables={"cart": table}, rights={"cart": rights})
     driver.event(StateChanged(namespace, driver.state.epoch))
-    found = driver.machine.handoffs(driver.now_ms)
+    found = driver.machine.views.handoffs(driver.now_ms)
     names = [(each.first, each.count, each.since, [giver.name for giver in each.givers]) for each in found]
     assert names == [(0, 2, 5, ["a"]), (2, 3, 5, ["b"]), (5, 1, 5, ["a", "b"]), (7, 1, 6, [""])]
     assert found[-1].givers == (Giver(77, "", "not heard", None),)
@@ -486,7 +486,7 @@ def test_slots_that_wait_for_one_host_are_different_runs_by_type_owner_since_and
     rights = SlotRights(driver.namespace.rights["cart"].fences, dict.fromkeys((0, 1, 2, 4), (first,)))
     namespace = evolve(driver.namespace, tables={"cart": table, "user": table}, rights={"cart": rights, "user": rights})
     driver.event(StateChanged(namespace, driver.state.epoch))
-    found = driver.machine.handoffs(driver.now_ms)
+    found = driver.machine.views.handoffs(driver.now_ms)
     of_one_type = [(0, 1, 98, 5), (1, 1, 98, 6), (2, 1, 99, 6), (4, 1, 99, 6)]
     assert [(each.actor_type, each.first, each.count, each.owner, each.since) for each in found] == [
         (kind, *run) for kind in ("cart", "user") for run in of_one_type
@@ -500,15 +500,15 @@ def test_operators_see_the_oldest_version_that_a_host_has_not_followed() -> None
     driver.join(3, record("c"))
     assert moved(driver)
     driver.renew(1, first, 3, base=2)
-    assert len({each.since for each in driver.machine.handoffs(driver.now_ms)}) > 1
-    (late,) = driver.machine.overdue(driver.now_ms + 2 * OVERDUE_MS)
+    assert len({each.since for each in driver.machine.views.handoffs(driver.now_ms)}) > 1
+    (late,) = driver.machine.views.overdue(driver.now_ms + 2 * OVERDUE_MS)
     assert (late.incarnation, late.since) == (first, since)
 
 
 def test_operators_see_how_long_removed_hosts_are_waited_for() -> None:
     driver, first, _ = two_hosts()
     driver.remove(first)
-    (giver,) = {each.givers[0] for each in driver.machine.handoffs(driver.now_ms)}
+    (giver,) = {each.givers[0] for each in driver.machine.views.handoffs(driver.now_ms)}
     answered_ms = START_MS + 2 * TICK_MS
     assert giver == Giver(first, "a", "removed", answered_ms + WAIT_MS - driver.now_ms)
 
@@ -517,15 +517,15 @@ def test_operators_see_leases() -> None:
     driver, first, second = two_hosts()
     answered_ms = START_MS + 2 * TICK_MS
     now_ms = driver.now_ms + 20
-    one, two = driver.machine.leases(now_ms)
+    one, two = driver.machine.views.leases(now_ms)
     heard_ms = START_MS + TICK_MS
     installed = driver.namespace.version.wire - 1
     margin_ms = TIMEOUT_MS - (now_ms - heard_ms)
     assert one == LeaseState(first, "a", True, installed, now_ms - heard_ms, now_ms - answered_ms, margin_ms)
     assert (two.incarnation, two.connected, two.answered_ms, two.installed_version) == (second, True, None, 0)
     driver.end(2)
-    assert not driver.machine.leases(now_ms)[1].connected
-    assert driver.machine.leases(now_ms + 10 * TIMEOUT_MS)[0].margin_ms == 0
+    assert not driver.machine.views.leases(now_ms)[1].connected
+    assert driver.machine.views.leases(now_ms + 10 * TIMEOUT_MS)[0].margin_ms == 0
 
 
 def test_confirmations_are_of_the_slots_that_wait() -> None:

@@ -9,17 +9,14 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.core import slot_records, slot_snapshot, snapshot
+from callboard.core import slot_snapshot, snapshot
 from callboard.core.durations import format_duration_ms, parse_duration_ms
 from callboard.core.records import Answer, AnswerCode, ReplicatedState, Session
 from callboard.core.slot_assignment import empty_table
 from callboard.core.slot_records import (
     HandoffSettings,
     HostMark,
-    NativeHostRecord,
-    NativeMember,
     NativeNamespace,
-    slot_of,
 )
 from callboard.core.snapshot import MAGIC, SnapshotError, decode_state, encode_state
 from callboard.core.versions import MAX_COUNTER, MAX_GENERATION, Policy, Version
@@ -131,25 +128,6 @@ def test_a_snapshot_with_tables_of_another_size_holds_no_state() -> None:
     for bits in (2, 4):
         with pytest.raises(ValueError, match=f"a table of 8 slots in a namespace of {1 << bits}"):
             slot_snapshot.restored(evolve(stored, slot_bits=bits))
-
-
-def test_members_are_found_by_incarnation() -> None:
-    record = NativeHostRecord("h", "h:1", ("T",), "p")
-    members = {name: NativeMember(evolve(record, name=name), number) for number, name in enumerate("abc", start=1)}
-    namespace = NativeNamespace(Policy.EVENTUAL, Version(), 3, members=members)
-    assert [namespace.member_of(number) for number in range(1, 5)] == [*members.values(), None]
-
-
-def test_what_is_kept_to_find_slots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what was forgotten is found again, the same."""
-    monkeypatch.setattr(slot_records, "_KEPT_TYPES_MAX", 3)
-    monkeypatch.setattr(slot_records, "_KEYED", kept := slot_records._KeyedHashes())
-    sizes, slots = [], []
-    for number in [*range(5), *range(5)]:
-        slots.append(slot_of(f"T{number}", "a", 12))
-        sizes.append(len(kept))
-    assert sizes == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1]
-    assert slots[:5] == slots[5:]
 
 
 def test_what_is_no_snapshot() -> None:

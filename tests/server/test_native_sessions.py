@@ -345,9 +345,15 @@ async def test_bad_first_messages_are_refused(
         assert text in (error.value.details() or "")
 
 
-@pytest.mark.parametrize(("what", "other"), [("name", {"name": "h2"}), ("namespace", {"namespace": "m"})])
+@pytest.mark.parametrize(
+    ("field", "other", "words"),
+    [
+        ("name", "h2", "host name changed from h to h2 on one stream"),
+        ("namespace", "m", "host h is of namespace m, not n"),
+    ],
+)
 async def test_a_stream_of_one_host_does_not_speak_for_another(
-    replica: Replica, what: str, other: dict[str, str]
+    replica: Replica, field: str, other: str, words: str
 ) -> None:
     hello = host_pb2.Hello(
         protocol_version=1, connection=1, policy="exclusive", namespace="n", name="h", address="h:1", process="p",
@@ -358,11 +364,10 @@ async def test_a_stream_of_one_host_does_not_speak_for_another(
         await call.write(host_pb2.HostMessage(hello=hello).SerializeToString())
         async with asyncio.timeout(20):
             await call.read()
-        for field, text in other.items():
-            setattr(hello, field, text)
+        setattr(hello, field, other)
         await call.write(host_pb2.HostMessage(hello=hello).SerializeToString())
         async with asyncio.timeout(20):
-            with pytest.raises(grpc.aio.AioRpcError, match=f"host {what} changed from") as error:
+            with pytest.raises(grpc.aio.AioRpcError, match=words) as error:
                 await read_to_the_end(call)
         assert error.value.code().name == "INVALID_ARGUMENT"
 

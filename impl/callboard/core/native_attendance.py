@@ -83,6 +83,8 @@ class Attendance:
     hosts: dict[int, KnownHost] = field(init=False, factory=dict)
     burial_due_ms: int | None = field(init=False, default=None)
     """When the next tombstone may be buried."""
+    leaving: dict[int, str] = field(init=False, factory=dict)
+    """Members that are to be removed, and why, beside those that are silent."""
     newest: int = field(init=False, default=0)
     """The newest incarnation that was ever followed."""
     _heard: dict[int, int] = field(init=False, factory=dict)
@@ -108,6 +110,7 @@ class Attendance:
         removed = [self.hosts[incarnation] for incarnation in self._heard if incarnation not in present]
         for known in removed:
             self._heard.pop(known.incarnation)
+            self.leaving.pop(known.incarnation, None)
             self._behind.pop(known.incarnation, None)
         for incarnation, tombstone in namespace.tombstones.items():
             if incarnation not in self.hosts:
@@ -141,6 +144,12 @@ class Attendance:
     def silent(self, now_ms: int) -> list[int]:
         """Members not heard of for the failure timeout, the longest silent first."""
         return self._longer_than_timeout(self._heard, now_ms)
+
+    def to_remove(self, now_ms: int, items_max: int) -> dict[int, str]:
+        """Members to be removed, with the reason, as many as one command takes; those that are silent first."""
+        timeout_ms = self.namespace.settings.failure_timeout_ms
+        silent = {each: f"{self.hosts[each].name} was not heard of for {timeout_ms} ms" for each in self.silent(now_ms)}
+        return dict(list({**silent, **self.leaving}.items())[:items_max])
 
     def lagging(self, now_ms: int) -> list[int]:
         """Members that have not installed for the failure timeout what they were told."""

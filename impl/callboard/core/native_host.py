@@ -486,7 +486,7 @@ class NativeHost:
     def _finish(self) -> None:
         """The last word, once no right lives."""
         parting = self._parting
-        if parting is None or self._phase is not Phase.LEAVING or self._rights.any_live():
+        if parting is None or self._rights.any_live():
             return
         self._phase = Phase.OVER
         self._deadlines = NO_LEASE

@@ -12,9 +12,6 @@ from callboard.core.slot_records import NativeHostRecord, NativeMember, NativeNa
 
 FORMER_PROCESSES_MAX = 10_000
 """Processes remembered by one leader; the oldest are forgotten."""
-TAKEOVER_AFTER_MS = 500
-"""A process that wants the name of a member that is connected has to say so again after this: hosts do after 1 s
-(`native_host.HELLO_REPEAT_MS`)."""
 
 
 @define(eq=False)
@@ -30,8 +27,6 @@ class Joins:
     _names: dict[int, str] = field(init=False, factory=dict)
     _in_flight: tuple[tuple[NativeHostRecord, int], ...] = field(init=False, default=())
     _singly: int = field(init=False, default=0)
-    _insisting: dict[int, int] = field(init=False, factory=dict)
-    """When streams first asked for the name of a member that is connected."""
     _former: dict[tuple[str, str], None] = field(init=False, factory=dict)
     """Names and tokens of processes that were members, the oldest first."""
 
@@ -50,7 +45,6 @@ class Joins:
 
     def forget_stream(self, stream_id: int) -> None:
         """Nobody is there any more to whom membership would be of use."""
-        self._insisting.pop(stream_id, None)
         name = self._names.pop(stream_id, None)
         if name is not None:
             del self._waiting[name]
@@ -65,14 +59,6 @@ class Joins:
                 self.forget_stream(stream_id)
         return settled
 
-    def insists(self, stream_id: int, now_ms: int) -> bool:
-        """The stream asks for the name of a member that is connected: whether it did so long enough ago already.
-
-        A hello that was delayed on its way may be of a process that has died since, and would throw out the next one
-        of its name. Whoever is there says it again; what piled up on its way comes all at once.
-        """
-        return now_ms - self._insisting.setdefault(stream_id, now_ms) >= TAKEOVER_AFTER_MS
-
     def follow(self, before: Mapping[str, NativeMember], after: Mapping[str, NativeMember]) -> None:
         """Members changed: remember the processes that are none any more, and forget what they still wait for."""
         for name, member in before.items():
@@ -82,9 +68,9 @@ class Joins:
             former = name, member.host.process
             self._former.pop(former, None)
             self._former[former] = None
-            waiting, stream_id = self._waiting.get(name, (None, 0))
-            if waiting is not None and waiting.process == member.host.process:
-                self.forget_stream(stream_id)
+            waiting = self._waiting.get(name)
+            if waiting is not None and waiting[0].process == member.host.process:
+                self.forget_stream(waiting[1])
         while len(self._former) > FORMER_PROCESSES_MAX:
             del self._former[next(iter(self._former))]
 

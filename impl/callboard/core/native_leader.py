@@ -26,7 +26,6 @@ from callboard.core.commands import Bury, Command, CommitNativeBatch, Removal
 from callboard.core.handoff_messages import (
     NO_INCARNATION,
     Farewell,
-    Gone,
     Grants,
     Held,
     Hello,
@@ -44,8 +43,6 @@ from callboard.core.native_leader_records import (
     LeaderEffect,
     LeaderEvent,
     LeaderLimits,
-    LeaseState,
-    Overdue,
     ProposalDone,
     ProposalFailed,
     Propose,
@@ -61,12 +58,12 @@ from callboard.core.native_leader_records import (
     StateChanged,
     StreamEnded,
     TableRequested,
-    Waiting,
 )
 from callboard.core.native_proposals import Proposals
 from callboard.core.native_releases import Releases, renewal_problem
 from callboard.core.native_rounds import NO_RENEWAL, RenewalRounds
-from callboard.core.native_views import lease_states, overdue_hosts, waiting_slots
+from callboard.core.native_streams import Streams, last_word
+from callboard.core.native_views import OperatorViews
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex
 from callboard.core.slot_membership import REASON_LENGTH_MAX
@@ -92,15 +89,13 @@ class NativeLeader:
     _attendance: Attendance = field(init=False)
     _hosts: dict[int, KnownHost] = field(init=False)
     """Those of the attendance."""
-    _streams: dict[int, Hello] = field(init=False, factory=dict)
-    _incarnation_of: dict[int, int] = field(init=False, factory=dict)
+    _streams: Streams = field(init=False, factory=Streams)
     _joins: Joins = field(init=False)
-    _removals: dict[int, str] = field(init=False, factory=dict)
     _releases: Releases = field(init=False)
     _rounds: RenewalRounds = field(init=False)
     _proposals: Proposals = field(init=False, factory=Proposals)
     _feed: TableFeed = field(init=False)
-    _waits_from_ms: dict[int, int] = field(init=False, factory=dict)
+    views: OperatorViews = field(init=False)
     _effects: list[LeaderEffect] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -111,8 +106,9 @@ class NativeLeader:
         self._joins = Joins(self.limits.batch_items_max, self.limits.batch_bytes_max)
         self._releases = Releases(SlotIndex(self.namespace), self._hosts)
         self._feed = TableFeed(self.limits.steps_kept, view_of(self.namespace))
+        self.views = OperatorViews(self._releases, self._attendance)
         self._follow_members()
-        self._note_waits()
+        self.views.note_waits(self._now_ms)
         if self.trace is not None:
             self._traced("BeginOffice", {"version": self.namespace.version.wire})
 
@@ -163,10 +159,7 @@ class NativeLeader:
         if self._over:
             return None
         due = self._attendance.timeouts_ms()
-        for incarnation in self._releases.owing:
-            at_ms = self._releases.overdue_at_ms(self._hosts[incarnation])
-            if at_ms is not None and incarnation not in self._removals:
-                due.append(at_ms)
+        due += self._releases.overdue_times_ms(self._attendance.leaving)
         burial_ms, round_ms = self._attendance.burial_due_ms, self._rounds.begin_at_ms()
         if burial_ms is not None and not self._proposals.is_in_flight("bury"):
             due.append(max(burial_ms, self._proposals.not_before_ms("bury", burial_ms)))
@@ -209,7 +202,7 @@ class NativeLeader:
         if refusal is not None:
             self._close(stream_id, *refusal)
             return
-        self._streams[stream_id] = hello
+        self._streams.opened(stream_id, hello)
         member = self.namespace.members.get(hello.host.name)
         if hello.incarnation != NO_INCARNATION:
             if member is None or member.incarnation != hello.incarnation:
@@ -243,18 +236,18 @@ class NativeLeader:
     def _may_have_name(self, member: NativeMember | None, stream_id: int) -> bool:
         """Whether nobody else is connected who has the name of `member`, or the stream has asked for it long enough."""
         is_free = member is None or self._hosts[member.incarnation].stream_id in {None, stream_id}
-        return is_free or self._joins.insists(stream_id, self._now_ms)
+        return is_free or self._streams.insists(stream_id, self._now_ms)
 
     def _join(self, hello: Hello, stream_id: int) -> None:
         displaced = self._joins.add(hello.host, stream_id)
-        if displaced is not None and displaced not in self._incarnation_of:
+        if displaced is not None and self._streams.incarnation(displaced) == NO_INCARNATION:
             self._close(displaced, "ABORTED", f"another process says that it is host {hello.host.name}")
 
     def _attach(self, known: KnownHost, stream_id: int, hello: Hello) -> None:
         """This connection counts for the member from here on; an older stream of it ends."""
         if known.stream_id is not None and known.stream_id != stream_id:
             self._close(known.stream_id, "ABORTED", f"a newer connection of host {known.name} took over")
-        self._incarnation_of[stream_id] = known.incarnation
+        self._streams.attach(stream_id, known.incarnation)
         known.connected(stream_id, hello.connection)
         if not hello.by_front:
             self._attendance.note_heard(known, self._now_ms)
@@ -273,29 +266,22 @@ class NativeLeader:
         self._attendance.note_told(known, self._now_ms)
 
     def _table_requested(self, stream_id: int) -> None:
-        known = self._hosts.get(self._incarnation_of.get(stream_id, NO_INCARNATION))
+        known = self._hosts.get(self._streams.incarnation(stream_id))
         if known is not None and known.stream_id == stream_id:
             self._send_tables(known, stream_id, [(0, self._feed.view.version)])
 
     def _send_gone(self, stream_id: int, incarnation: int) -> None:
-        host = self._streams[stream_id].host
-        member = self.namespace.members.get(host.name)
-        replaced = member is not None and member.host.process != host.process
-        tombstone = self.namespace.tombstones.get(incarnation)
-        why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
         if self.trace is not None:
             self._traced("RefuseGone", {"incarnation": incarnation})
-        who = f"process {host.process}" if incarnation == NO_INCARNATION else f"incarnation {incarnation}"
-        self._effects.append(SendGone(stream_id, Gone(incarnation, f"{who} of {host.name} was removed{why}", replaced)))
+        self._effects.append(SendGone(stream_id, last_word(self._streams[stream_id], incarnation, self.namespace)))
 
     def _close(self, stream_id: int, status: str, text: str) -> None:
         self._effects.append(CloseStream(stream_id, status, text))
         self._forget_stream(stream_id)
 
     def _forget_stream(self, stream_id: int) -> None:
-        self._streams.pop(stream_id, None)
         self._joins.forget_stream(stream_id)
-        known = self._hosts.get(self._incarnation_of.pop(stream_id, NO_INCARNATION))
+        known = self._hosts.get(self._streams.forget(stream_id))
         if known is not None and known.stream_id == stream_id:
             known.stream_id = None
 
@@ -331,7 +317,7 @@ class NativeLeader:
         if renewal.requests and self.exclusive:
             self._releases.request(known, renewal.requests)
         if renewal.leaving:
-            self._removals.setdefault(known.incarnation, f"{known.name} left")
+            self._attendance.leaving.setdefault(known.incarnation, f"{known.name} left")
         if self._is_overdue(known):
             return
         self._rounds.collect(known.incarnation, renewal.number)
@@ -339,7 +325,8 @@ class NativeLeader:
     def _is_overdue(self, known: KnownHost) -> bool:
         late_ms = self._releases.overdue_ms(known, self._now_ms)
         if late_ms is not None:
-            self._removals.setdefault(known.incarnation, f"{known.name} is overdue with releasing slots")
+            why = f"{known.name} is overdue with releasing slots"
+            self._attendance.leaving.setdefault(known.incarnation, why)
         return late_ms is not None
 
     def _farewell(self, farewell: Farewell) -> None:
@@ -352,7 +339,7 @@ class NativeLeader:
             self._attendance.schedule_burials(self._now_ms)
             self._rounds.forget(known.incarnation)
             if self._attendance.is_member(farewell.incarnation):
-                self._removals[known.incarnation] = f"{known.name} left"
+                self._attendance.leaving[known.incarnation] = f"{known.name} left"
 
     # ---- rounds
 
@@ -367,7 +354,7 @@ class NativeLeader:
 
     def _round_confirmed(self, round_id: int) -> None:
         """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
-        strangers = set()
+        strangers: set[int] = set()
         for incarnation, number in self._rounds.confirmed(round_id).items():
             if number == NO_RENEWAL:
                 strangers.add(incarnation)
@@ -384,12 +371,9 @@ class NativeLeader:
                 what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
                 self._traced("SendAnswer", {"round": round_id, "version": answer.version, **what})
         if strangers:
-            self._send_strangers_away(strangers)
-
-    def _send_strangers_away(self, strangers: set[int]) -> None:
-        for stream_id, hello in self._streams.items():
-            if hello.incarnation in strangers and not self._attendance.is_member(hello.incarnation):
-                self._send_gone(stream_id, hello.incarnation)
+            gone = {each for each in strangers if not self._attendance.is_member(each)}
+            for stream_id, incarnation in self._streams.that_named(gone):
+                self._send_gone(stream_id, incarnation)
 
     def _may_answer(self, known: KnownHost | None) -> bool:
         """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""
@@ -419,7 +403,7 @@ class NativeLeader:
             self._joins.follow(before.members, namespace.members)
             self._follow_members()
         if namespace.rights is not before.rights:
-            self._note_waits()
+            self.views.note_waits(self._now_ms)
         if namespace.version != before.version:
             self._follow_version()
         for stream_id in self._joins.settle(namespace.members):
@@ -442,11 +426,10 @@ class NativeLeader:
     def _follow_members(self) -> None:
         for known in self._attendance.follow(self.namespace, self._now_ms):
             self._rounds.forget(known.incarnation)
-            self._removals.pop(known.incarnation, None)
             stream_id, known.stream_id = known.stream_id, None
             if stream_id is not None:
                 # The stream stays: for the last word, or for the hello of a host that missed its welcome.
-                del self._incarnation_of[stream_id]
+                self._streams.detach(stream_id)
                 self._send_gone(stream_id, known.incarnation)
 
     def _follow_version(self) -> None:
@@ -454,10 +437,6 @@ class NativeLeader:
         for known in self._hosts.values():
             if known.stream_id is not None:
                 self._send_tables(known, known.stream_id, self._feed.path(known.sent_version))
-
-    def _note_waits(self) -> None:
-        sinces = self._releases.pending_sinces()
-        self._waits_from_ms = {since: self._waits_from_ms.get(since, self._now_ms) for since in sinces}
 
     # ---- time and proposals
 
@@ -480,12 +459,9 @@ class NativeLeader:
                 self._effects.append(Propose(self._proposals.begin(kind), command))
 
     def _batch(self) -> Command | None:
-        silent = self._attendance.silent(self._now_ms)
-        if not len(self._joins) and not self._removals and not silent:
+        reasons = self._attendance.to_remove(self._now_ms, self.limits.batch_items_max)
+        if not len(self._joins) and not reasons:
             return None
-        timeout_ms = self.namespace.settings.failure_timeout_ms
-        reasons = {each: f"{self._hosts[each].name} was not heard of for {timeout_ms} ms" for each in silent}
-        reasons = dict(list({**reasons, **self._removals}.items())[: self.limits.batch_items_max])
         removals = tuple(Removal(self._hosts[each].name, each) for each in reasons)
         # Batches that follow each other are a tick apart, so that many hosts that start together need few versions.
         self._proposals.pause("batch", self._now_ms + self.namespace.settings.tick_ms)
@@ -523,21 +499,7 @@ class NativeLeader:
             self._joins.done()
         elif event.answer.code in {AnswerCode.INVALID, AnswerCode.LIMIT, AnswerCode.CONFLICT}:
             culprit = self._joins.refused()
-            if culprit in self._streams:
+            if culprit is not None and culprit in self._streams:
                 is_conflict = event.answer.code is AnswerCode.CONFLICT
                 status = "FAILED_PRECONDITION" if is_conflict else "RESOURCE_EXHAUSTED"
                 self._close(culprit, status, event.answer.detail)
-
-    # ---- views of operators
-
-    def handoffs(self, now_ms: int) -> list[Waiting]:
-        """Slots that are not granted to their owner yet: the answer to "why is my actor not served?"."""
-        return waiting_slots(self._releases, self._waits_from_ms, self._attendance.wait_over_ms, now_ms)
-
-    def leases(self, now_ms: int) -> list[LeaseState]:
-        """Every member as this leader sees it, by incarnation."""
-        return lease_states(self._releases, now_ms)
-
-    def overdue(self, now_ms: int) -> list[Overdue]:
-        """Members that have not released slots in time, by incarnation."""
-        return overdue_hosts(self._releases, now_ms)

@@ -6,7 +6,7 @@ newest report of each incarnation is kept until the incarnation is buried, whate
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from attrs import define, field
 
@@ -90,12 +90,10 @@ class Releases:
         worst = max(late, default=-1)
         return worst if worst >= 0 else None
 
-    def overdue_at_ms(self, host: KnownHost) -> int | None:
-        """When the host becomes overdue if nothing changes."""
-        due = [at_ms + overdue_after_ms(self.namespace.settings) for at_ms in host.owing.values()]
-        if host.behind is not None:
-            due.append(host.behind[1] + self.namespace.settings.failure_timeout_ms)
-        return min(due, default=None)
+    def overdue_times_ms(self, leaving: Container[int]) -> list[int]:
+        """When hosts that owe slots become overdue with them if nothing changes, but for those that leave anyway."""
+        after_ms = overdue_after_ms(self.namespace.settings)
+        return [min(self.hosts[each].owing.values()) + after_ms for each in self.owing if each not in leaving]
 
     def request(self, host: KnownHost, requests: Iterable[Held]) -> None:
         """Rule L4: only the owner may ask, and only for the present `since` and fence. A lower fence needs nothing: the

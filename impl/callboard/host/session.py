@@ -56,6 +56,7 @@ log = library_logger(__name__)
 SESSION = "/callboard.host.v1.Placement/Session"
 OUTGOING_MAX = 1024
 SILENCE_MIN_MS = 2 * HELLO_REPEAT_MS
+"""So that a hello is repeated before a stream is given up."""
 DISMISSAL_MS = 5000
 """How long the answer to a farewell is waited for."""
 

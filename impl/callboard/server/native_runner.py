@@ -176,15 +176,15 @@ class NativeRunner:
 
     def handoffs(self) -> list[Waiting]:
         """Slots that are not granted, and for whom they wait."""
-        return self._machine.handoffs(now_ms())
+        return self._machine.views.handoffs(now_ms())
 
     def leases(self) -> list[LeaseState]:
         """Members as the leader sees them."""
-        return self._machine.leases(now_ms())
+        return self._machine.views.leases(now_ms())
 
     def overdue(self) -> list[Overdue]:
         """Members that have not released in time."""
-        return self._machine.overdue(now_ms())
+        return self._machine.views.overdue(now_ms())
 
     def stream_count(self) -> int:
         """Open paths to hosts."""

@@ -1,0 +1,78 @@
+"""Streams of native hosts at a leader: what each said last of itself, whose it is, and who asks for another's name."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+
+from attrs import define, field
+
+from callboard.core.handoff_messages import NO_INCARNATION, Gone, Hello
+from callboard.core.slot_records import NativeNamespace
+
+TAKEOVER_AFTER_MS = 500
+"""A process that wants the name of a member that is connected has to say so again after this: hosts do after 1 s
+(`native_host.HELLO_REPEAT_MS`)."""
+
+
+@define(eq=False)
+class Streams(Mapping[int, Hello]):
+    """What was said last on each open one. A stream is open from its hello on, and of a member from its welcome on."""
+
+    _hellos: dict[int, Hello] = field(init=False, factory=dict)
+    _incarnations: dict[int, int] = field(init=False, factory=dict)
+    _insisting: dict[int, int] = field(init=False, factory=dict)
+    """When they first asked for the name of a member that is connected."""
+
+    def __getitem__(self, stream_id: int) -> Hello:
+        return self._hellos[stream_id]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._hellos)
+
+    def __len__(self) -> int:
+        return len(self._hellos)
+
+    def opened(self, stream_id: int, hello: Hello) -> None:
+        """A hello, the first or a later one."""
+        self._hellos[stream_id] = hello
+
+    def forget(self, stream_id: int) -> int:
+        """It has ended. Returns whose it was, or NO_INCARNATION."""
+        self._hellos.pop(stream_id, None)
+        self._insisting.pop(stream_id, None)
+        return self._incarnations.pop(stream_id, NO_INCARNATION)
+
+    def attach(self, stream_id: int, incarnation: int) -> None:
+        """It is this member's from here on."""
+        self._incarnations[stream_id] = incarnation
+
+    def detach(self, stream_id: int) -> None:
+        """Its member is none any more; it stays open, for the last word."""
+        del self._incarnations[stream_id]
+
+    def incarnation(self, stream_id: int) -> int:
+        """Whose it is, or NO_INCARNATION."""
+        return self._incarnations.get(stream_id, NO_INCARNATION)
+
+    def that_named(self, incarnations: Container[int]) -> list[tuple[int, int]]:
+        """Those whose hello named one of these, with which."""
+        named = ((stream_id, hello.incarnation) for stream_id, hello in self.items())
+        return [each for each in named if each[1] in incarnations]
+
+    def insists(self, stream_id: int, now_ms: int) -> bool:
+        """The stream asks for the name of a member that is connected: whether it did so long enough ago already.
+
+        A hello that was delayed on its way may be of a process that has died since, and would throw out the next one
+        of its name. Whoever is there says it again; what piled up on its way comes all at once.
+        """
+        return now_ms - self._insisting.setdefault(stream_id, now_ms) >= TAKEOVER_AFTER_MS
+
+
+def last_word(hello: Hello, incarnation: int, namespace: NativeNamespace) -> Gone:
+    """What a host hears that is no member any more. `incarnation`: NO_INCARNATION if it never knew that it was one."""
+    name = hello.host.name
+    member, tombstone = namespace.members.get(name), namespace.tombstones.get(incarnation)
+    replaced = member is not None and member.host.process != hello.host.process
+    why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
+    who = f"process {hello.host.process}" if incarnation == NO_INCARNATION else f"incarnation {incarnation}"
+    return Gone(incarnation, f"{who} of {name} was removed{why}", replaced)
