@@ -128,7 +128,7 @@ class Caller(Process):
         view = self._views.get(call.actor[0])
         table = None if view is None else view.tables.get(call.actor[1])
         entry = None if table is None or view is None else view.hosts.get(table.owners[call.slot])
-        host = None if entry is None else self.world.process_at(entry.address)
+        host = None if entry is None else self.world.process_at(entry.address, entry.incarnation)
         replied = partial(self._replied, operation, operation.attempt)
         left_ms = max(1, operation.deadline_ms - self.now_ms())
         if host is not None and host.alive:

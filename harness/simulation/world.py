@@ -10,6 +10,7 @@ from random import Random
 
 from attrs import define, field
 
+from callboard.core.handoff_messages import NO_INCARNATION
 from callboard.core.records import Member
 from callboard.core.slot_records import HandoffSettings, slot_of
 from callboard.core.tracing import Fields, TraceSink
@@ -149,10 +150,13 @@ class World:
         sidecars = dict.fromkeys(sidecar.node for sidecar in self.sidecars if sidecar.alive)
         return [*self.group.names, *hosts, *sidecars, *(caller.node for caller in self.callers)]
 
-    def process_at(self, address: str) -> Host | None:
-        """Who answers there: the newest process of that node that lives, else the newest."""
+    def process_at(self, address: str, incarnation: int = NO_INCARNATION) -> Host | None:
+        """Who answers there: the process of that node that is this incarnation, else the newest that lives, else the
+        newest."""
         there = [host for host in reversed(self.hosts) if host.node == address]
-        return next((host for host in there if host.alive), there[0] if there else None)
+        itself = [host for host in there if incarnation and host.alive and host.machine.incarnation == incarnation]
+        living = [host for host in there if host.alive]
+        return next(iter([*itself, *living, *there]), None)
 
     # ---- rare things, and things that must not be
 
