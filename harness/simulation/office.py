@@ -240,6 +240,7 @@ class NativeRunner:
             case SendGrants(stream_id, message):
                 self._send(stream_id, message)
             case SendGone(stream_id, message):
+                self.office.replica.world.says_gone(self.name, message)
                 self._send(stream_id, message)
             case CloseStream(stream_id, status, text):
                 self.office.replica.world.calls_off(status, text)

@@ -87,6 +87,7 @@ class Plan:
     read_every_ms: int = 0
     """How often an operator reads the membership; 0 for never but before changes."""
     silence_ms: int = 2000
+    """Twice what a host waits before it repeats its hello, or it would never get the name of a connected member."""
     rate_error_ppm: int = RATE_ERROR_PPM
     """Of the clocks; beyond the settings' only in the control."""
     engine: EngineTimes = field(factory=EngineTimes)

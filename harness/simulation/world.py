@@ -10,7 +10,7 @@ from random import Random
 
 from attrs import define, field
 
-from callboard.core.handoff_messages import NO_INCARNATION
+from callboard.core.handoff_messages import NO_INCARNATION, Gone
 from callboard.core.records import Member
 from callboard.core.slot_records import HandoffSettings, slot_of
 from callboard.core.tracing import Fields, TraceSink
@@ -183,6 +183,11 @@ class World:
         """A leader ends a stream."""
         if status not in HARMLESS:
             raise PropertyViolation("Convergence", f"a host that did nothing wrong is refused: {status}: {text}")
+
+    def says_gone(self, namespace: str, gone: Gone) -> None:
+        """A leader, deposed or not, tells somebody that it is no member."""
+        if self.history.state.native[namespace].member_of(gone.incarnation) is not None:
+            raise PropertyViolation("Convergence", f"a member is told that {gone.text}")
 
     def duplicate(self, host: Host, other: Host, actor: tuple[str, str, str]) -> None:
         """Two hosts run an actor at once."""

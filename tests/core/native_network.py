@@ -20,7 +20,7 @@ from callboard.core.commands import (
     Request,
     TakeOffice,
 )
-from callboard.core.handoff_messages import SlotRun, Tick
+from callboard.core.handoff_messages import Gone, SlotRun, Tick
 from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
@@ -212,17 +212,17 @@ class NativeNetwork:
         record = NativeHostRecord(name, f"{name}:{self.tokens}", kinds, f"token-{self.tokens}")
         return NativeHost(NAMESPACE, self.policy, record)
 
-    def connect(self, process: Process) -> None:
-        """A new session, whatever became of the one before."""
+    def connect(self, process: Process, office: Office | None = None) -> None:
+        """A new session, whatever became of the one before. `office`: that a front still takes for the leader's."""
         if process.crashed or process.stopped or process.paused:
             return
         process.connections += 1
-        self._path(process, process.connections)
+        self._path(process, process.connections, office)
         self._host(process, Connected(process.connections))
 
-    def _path(self, process: Process, connection: int) -> Path:
+    def _path(self, process: Process, connection: int, office: Office | None = None) -> Path:
         self.streams += 1
-        path = Path(self.streams, self.office, process, connection)
+        path = Path(self.streams, office or self.office, process, connection)
         self.paths.append(path)
         return path
 
@@ -385,11 +385,17 @@ class NativeNetwork:
             case SendGrants(_, grants):
                 path.down.append(GrantsReceived(path.connection, grants))
             case SendGone(_, gone):
+                self._is_true(gone)
                 path.down.append(GoneReceived(path.connection, gone))
             case CloseStream(_, status, text):
                 if status not in {"ABORTED", "FAILED_PRECONDITION"}:
                     raise PropertyViolation("Convergence", f"{path.process.name} did nothing wrong: {status}: {text}")
                 self.break_path(path)
+
+    def _is_true(self, gone: Gone) -> None:
+        """Whichever leader says it, deposed or not: the log has no such member."""
+        if gone.incarnation in self.members:
+            raise PropertyViolation("Convergence", f"a member is told that {gone.text}")
 
     def _host(self, process: Process, event: HostEvent) -> None:
         if process.stopped and not isinstance(event, Tick):

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from attrs import evolve
 
+from callboard.core.native_leader import NativeLeader
 from callboard.core.versions import Policy
 from harness.seeded_bugs.handoff import BUGS
 from harness.seeded_bugs.registry import Bug
@@ -44,6 +45,32 @@ def test_walks_of_policy_eventual(max_isolation_ms: int) -> None:
         random = Random(seed)
         times = evolve(SETTINGS, max_isolation_ms=max_isolation_ms)
         walk(seed, WALK_STEPS, network=NativeNetwork(random, Policy.EVENTUAL, times))
+
+
+def meets_a_deposed_leader() -> NativeNetwork:
+    """A host that the next leader took in comes, through a front that does not know of it, to the one before."""
+    network = NativeNetwork(Random(1))
+    network.start("a", ("cart",))
+    network.advance(2000, settle=True)
+    deposed = network.office
+    network.take_office()
+    network.start("b", ("cart",))
+    network.advance(2000, settle=True)
+    _, newcomer = network.processes
+    assert newcomer.machine.incarnation in network.members
+    network.connect(newcomer, deposed)
+    network.advance(500, settle=True)
+    return network
+
+
+def test_a_deposed_leader_tells_no_member_that_it_is_gone() -> None:
+    check_healed(meets_a_deposed_leader())
+
+
+def test_a_deposed_leader_that_does_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NativeLeader, "_answer_stranger", NativeLeader._send_gone)
+    with pytest.raises(PropertyViolation, match="Convergence: a member is told that incarnation 2 of b was removed"):
+        meets_a_deposed_leader()
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
