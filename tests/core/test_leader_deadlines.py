@@ -101,6 +101,8 @@ def test_a_host_that_holds_on_while_it_is_told_more_keeps_its_deadline() -> None
     driver.renew(1, first, 2, base=1)
     reported_ms = driver.now_ms
     driver.join(3, record("c"))
+    driver.renew(1, first, 3, base=2)
+    assert driver.now_ms > reported_ms, "it owes slots of c too, since now"
     assert driver.machine.next_deadline_ms() == reported_ms + overdue_after_ms(SETTINGS)
 
 

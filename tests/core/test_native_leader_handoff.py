@@ -368,6 +368,15 @@ def test_of_a_refused_batch_only_the_culprit_pays(monkeypatch: pytest.MonkeyPatc
     assert NATIVE_MEMBERS_MAX > 3
 
 
+def test_a_host_whose_batch_is_refused_after_its_stream_ended_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
+    driver = LeaderDriver()
+    driver.hello(1, record("a", "cart", "x", "y"))
+    driver.end(1)
+    assert not driver.commit().succeeded
+    assert driver.closed() == []
+
+
 def test_hosts_of_a_refused_batch_are_tried_singly_whatever_else_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callboard.core.slot_membership.ACTOR_TYPES_PER_NAMESPACE_MAX", 2)
     driver = LeaderDriver()
