@@ -175,6 +175,8 @@ class NativeRunner:
     name: str
     machine: NativeLeader
     links: dict[int, Link] = field(init=False, factory=dict)
+    hellos: dict[int, Hello] = field(init=False, factory=dict)
+    """The newest of each link."""
     _stream_ids: itertools.count[int] = field(init=False, factory=lambda: itertools.count(1))
     _closed: bool = field(init=False, default=False)
 
@@ -192,6 +194,7 @@ class NativeRunner:
             case Renewal():
                 self.dispatch(RenewalReceived(stream_id, message))
             case Hello():
+                self.hellos[stream_id] = message
                 self.dispatch(HelloReceived(stream_id, message))
             case Farewell():
                 self.dispatch(FarewellReceived(stream_id, message))
@@ -201,6 +204,7 @@ class NativeRunner:
 
     def disconnected(self, stream_id: int) -> None:
         """A path ended."""
+        self.hellos.pop(stream_id, None)
         if self.links.pop(stream_id, None) is not None:
             self.dispatch(StreamEnded(stream_id))
 
@@ -210,6 +214,7 @@ class NativeRunner:
         for link in list(self.links.values()):
             link.end(UNAVAILABLE)
         self.links.clear()
+        self.hellos.clear()
 
     def dispatch(self, event: LeaderEvent) -> None:
         """Give the machine an event, and carry out what follows."""
@@ -240,10 +245,11 @@ class NativeRunner:
             case SendGrants(stream_id, message):
                 self._send(stream_id, message)
             case SendGone(stream_id, message):
-                self.office.replica.world.says_gone(self.name, message)
+                self.office.replica.world.says_gone(self.name, message, self.hellos[stream_id])
                 self._send(stream_id, message)
             case CloseStream(stream_id, status, text):
                 self.office.replica.world.calls_off(status, text)
+                self.hellos.pop(stream_id, None)
                 link = self.links.pop(stream_id, None)
                 if link is not None:
                     link.end(status)

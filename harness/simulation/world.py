@@ -10,7 +10,7 @@ from random import Random
 
 from attrs import define, field
 
-from callboard.core.handoff_messages import NO_INCARNATION, Gone
+from callboard.core.handoff_messages import NO_INCARNATION, Gone, Hello
 from callboard.core.records import Member
 from callboard.core.slot_records import HandoffSettings, slot_of
 from callboard.core.tracing import Fields, TraceSink
@@ -184,9 +184,12 @@ class World:
         if status not in HARMLESS:
             raise PropertyViolation("Convergence", f"a host that did nothing wrong is refused: {status}: {text}")
 
-    def says_gone(self, namespace: str, gone: Gone) -> None:
-        """A leader, deposed or not, tells somebody that it is no member."""
-        if self.history.state.native[namespace].member_of(gone.incarnation) is not None:
+    def says_gone(self, namespace: str, gone: Gone, hello: Hello) -> None:
+        """A leader, deposed or not, tells who said `hello` that it is no member."""
+        present = self.history.state.native[namespace]
+        member = present.members.get(hello.host.name)
+        is_member = member is not None and member.host.process == hello.host.process
+        if present.member_of(gone.incarnation) is not None or (gone.incarnation == NO_INCARNATION and is_member):
             raise PropertyViolation("Convergence", f"a member is told that {gone.text}")
 
     def duplicate(self, host: Host, other: Host, actor: tuple[str, str, str]) -> None:

@@ -140,6 +140,11 @@ class LeaderDriver:
     def confirm_round(self) -> list[LeaderEffect]:
         return self.event(RoundConfirmed(self.rounds[-1]))
 
+    def round(self) -> list[LeaderEffect]:
+        """A tick passes, and a round confirms that this leader leads: what was said before gets its last word."""
+        self.at(self.now_ms + self.namespace.settings.tick_ms)
+        return self.confirm_round()
+
     def fail_round(self) -> list[LeaderEffect]:
         return self.event(RoundFailed(self.rounds[-1]))
 

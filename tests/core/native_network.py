@@ -20,7 +20,7 @@ from callboard.core.commands import (
     Request,
     TakeOffice,
 )
-from callboard.core.handoff_messages import Gone, SlotRun, Tick
+from callboard.core.handoff_messages import NO_INCARNATION, Gone, SlotRun, Tick
 from callboard.core.membership import KNOWN_FEATURE_LEVEL, apply
 from callboard.core.native_host import NativeHost
 from callboard.core.native_host_records import (
@@ -385,16 +385,18 @@ class NativeNetwork:
             case SendGrants(_, grants):
                 path.down.append(GrantsReceived(path.connection, grants))
             case SendGone(_, gone):
-                self._is_true(gone)
+                self.is_true(gone, office.machine._streams[path.stream_id].host)
                 path.down.append(GoneReceived(path.connection, gone))
             case CloseStream(_, status, text):
                 if status not in {"ABORTED", "FAILED_PRECONDITION"}:
                     raise PropertyViolation("Convergence", f"{path.process.name} did nothing wrong: {status}: {text}")
                 self.break_path(path)
 
-    def _is_true(self, gone: Gone) -> None:
-        """Whichever leader says it, deposed or not: the log has no such member."""
-        if gone.incarnation in self.members:
+    def is_true(self, gone: Gone, host: NativeHostRecord) -> None:
+        """Whichever leader says it to this host, deposed or not: the log has no such member."""
+        member = self.namespace.members.get(host.name)
+        is_member = member is not None and member.host.process == host.process
+        if gone.incarnation in self.members or (gone.incarnation == NO_INCARNATION and is_member):
             raise PropertyViolation("Convergence", f"a member is told that {gone.text}")
 
     def _host(self, process: Process, event: HostEvent) -> None:

@@ -136,6 +136,7 @@ def test_the_late_word_of_a_former_process_throws_nobody_out() -> None:
     driver.now_ms += TICK_MS
     for by_front in (False, True):
         driver.hello(3, record("a"), by_front=by_front)
+        driver.round()
         assert driver.of(SendGone) == [SendGone(3, Gone(0, "process p1 of a was removed", replaced=True))]
         assert not driver.proposals
     driver.take_over(4, record("a", process="p3"))
@@ -181,6 +182,7 @@ def test_a_process_that_was_removed_before_it_was_welcomed_has_to_come_as_anothe
     driver.now_ms += TICK_MS
     driver.remove(first)
     driver.hello(2, record("a"))
+    driver.round()
     assert driver.of(SendGone) == [SendGone(2, Gone(0, "process p1 of a was removed", replaced=False))]
     assert not driver.proposals
     driver.hello(2, record("a", process="p2"))
@@ -259,9 +261,9 @@ def test_a_process_that_goes_on_as_another_on_its_stream_need_not_insist() -> No
 def test_a_deposed_leader_does_not_say_that_a_host_of_the_next_one_is_gone() -> None:
     """Its number is above all that this one knows: only a round can tell whether that one leads."""
     driver, incarnation = one_host()
-    driver.hello(2, record("a", process="p2"), incarnation + 1)
-    driver.hello(3, record("b"), incarnation + 2)
-    assert driver.effects == []
+    for stream_id, host, unknown in ((2, record("a", process="p2"), 1), (3, record("b"), 2)):
+        driver.hello(stream_id, host, incarnation + unknown)
+        assert not driver.of(SendGone)
     driver.at(driver.now_ms + TICK_MS)
     driver.fail_round()
     assert not driver.of(SendGone)
@@ -274,7 +276,7 @@ def test_a_deposed_leader_does_not_say_that_a_host_of_the_next_one_is_gone() -> 
     assert not driver.of(SendAnswer)
 
 
-def test_a_round_asks_for_nobody_who_is_a_member_by_then() -> None:
+def test_who_names_the_number_of_another_is_gone() -> None:
     """Of a cluster that was made anew: numbers are given again."""
     driver, incarnation = one_host()
     driver.hello(2, record("x"), incarnation + 1)
@@ -282,9 +284,94 @@ def test_a_round_asks_for_nobody_who_is_a_member_by_then() -> None:
     assert driver.join(3, record("b")) == incarnation + 1
     driver.confirm_round()
     assert not driver.of(SendAnswer)
-    assert not driver.of(SendGone)
+    assert [(each.stream_id, each.gone.incarnation) for each in driver.of(SendGone)] == [(2, incarnation + 1)]
     driver.hello(2, record("x"), incarnation + 1)
     assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation + 1]
+
+
+def test_a_process_that_the_next_leader_took_in_again_does_not_hear_from_the_deposed_one_that_it_is_gone() -> None:
+    driver, incarnation = one_host()
+    driver.end(1)
+    driver.now_ms += TICK_MS
+    driver.remove(incarnation)
+    deposed = driver.machine
+    driver.new_office()
+    driver.join(7, record("a"))
+    assert driver.namespace.members["a"].host.process == "p1"
+    driver.machine, driver.effects = deposed, []
+    driver.hello(2, record("a"))
+    assert not driver.of(SendGone)
+    driver.at(driver.now_ms + TICK_MS)
+    driver.fail_round()
+    assert not driver.of(SendGone)
+
+
+def test_a_deposed_leader_does_not_refuse_whom_the_next_one_took_in() -> None:
+    """Members use another store by now."""
+    driver = LeaderDriver()
+    first = driver.join(1, evolve(record("a"), store_id="s1"))
+    deposed = driver.machine
+    driver.new_office()
+    driver.remove(first)
+    other = driver.join(7, evolve(record("b"), store_id="s2"))
+    driver.machine = deposed
+    for stream_id, incarnation in ((2, 0), (3, other)):
+        driver.hello(stream_id, evolve(record("b"), store_id="s2"), incarnation)
+        assert driver.closed() == []
+    driver.at(driver.now_ms + TICK_MS)
+    driver.fail_round()
+    assert driver.closed() == []
+    driver.at(driver.now_ms + TICK_MS)
+    driver.confirm_round()
+    assert driver.closed() == [(2, "FAILED_PRECONDITION"), (3, "FAILED_PRECONDITION")], "it leads"
+
+
+def test_what_was_in_doubt_is_forgotten_with_a_later_hello_and_with_the_stream() -> None:
+    driver, incarnation = one_host()
+    driver.hello(2, record("b"), incarnation + 1)
+    driver.hello(3, record("c"), incarnation + 2)
+    driver.hello(2, record("b"))
+    driver.end(3)
+    driver.round()
+    assert not driver.of(SendGone)
+    driver.commit()
+    assert [each.stream_id for each in driver.of(SendWelcome)] == [2]
+
+
+def test_a_round_that_began_before_the_hello_removes_no_doubt() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    driver.renew(1, incarnation, 1)
+    driver.hello(2, record("b"), incarnation + 1)
+    driver.confirm_round()
+    assert driver.answers()
+    assert not driver.of(SendGone)
+    driver.round()
+    assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation + 1]
+
+
+def test_of_two_that_are_in_doubt_one_may_end_the_other() -> None:
+    driver, incarnation = one_host()
+    driver.hello(2, record("b", process="p2"), incarnation + 1, 2)
+    driver.fail_round()
+    assert driver.join(3, record("b", process="p2")) == incarnation + 1
+    driver.hello(3, record("b", process="p2"), incarnation + 50)
+    driver.fail_round()
+    driver.round()
+    assert [each.stream_id for each in driver.of(SendWelcome)] == [2]
+    assert driver.closed() == [(3, "ABORTED")], "a newer connection took over"
+    assert not driver.of(SendGone)
+
+
+def test_a_stream_that_has_insisted_once_insists_anew_for_the_next_process() -> None:
+    driver, _ = one_host()
+    for stream_id, process in ((2, "p2"), (3, "p3")):
+        driver.now_ms += TICK_MS
+        driver.take_over(stream_id, record("a", process=process))
+        driver.commit()
+    driver.now_ms += 1000
+    driver.hello(2, record("a", process="p4"))
+    assert not driver.proposed(CommitNativeBatch)
 
 
 def test_an_incarnation_that_was_known_is_gone_without_a_round() -> None:
@@ -317,6 +404,8 @@ def test_the_last_word_names_the_host_and_why_it_was_removed_if_known(reason: st
 def test_who_is_refused() -> None:
     driver = LeaderDriver(limits=LeaderLimits(streams_max=2))
     driver.hello(1, record("a"), policy=Policy.EVENTUAL)
+    assert driver.closed() == [], "if this leader leads"
+    driver.confirm_round()
     assert driver.closed() == [(1, "FAILED_PRECONDITION")]
     driver.hello(2, evolve(record("a"), actor_types=()))
     assert driver.closed() == [(2, "INVALID_ARGUMENT")]
@@ -325,8 +414,6 @@ def test_who_is_refused() -> None:
     assert driver.closed() == []
     driver.hello(5, record("c"))
     assert driver.closed() == [(5, "RESOURCE_EXHAUSTED")]
-    driver.hello(6, record("c"), policy=Policy.EVENTUAL)
-    assert driver.closed() == [(6, "FAILED_PRECONDITION")], "there is no use in coming again later"
     assert driver.machine.stream_count == 2
     driver.hello(4, record("b"))
     assert driver.closed() == [], "who is there already may say so again"

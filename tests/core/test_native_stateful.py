@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from attrs import evolve
 
+from callboard.core.handoff_messages import NO_INCARNATION, Gone, Hello
 from callboard.core.native_leader import NativeLeader
 from callboard.core.versions import Policy
 from harness.seeded_bugs.handoff import BUGS
@@ -68,9 +69,27 @@ def test_a_deposed_leader_tells_no_member_that_it_is_gone() -> None:
 
 
 def test_a_deposed_leader_that_does_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NativeLeader, "_answer_stranger", NativeLeader._send_gone)
+    original = NativeLeader._answer_hello
+
+    def answer_hello(leader: NativeLeader, stream_id: int, hello: Hello, *, leads: bool) -> None:
+        del leads
+        original(leader, stream_id, hello, leads=True)
+
+    monkeypatch.setattr(NativeLeader, "_answer_hello", answer_hello)
     with pytest.raises(PropertyViolation, match="Convergence: a member is told that incarnation 2 of b was removed"):
         meets_a_deposed_leader()
+
+
+def test_a_member_may_not_be_told_that_its_process_was_removed_either() -> None:
+    network = NativeNetwork(Random(1))
+    network.start("a", ("cart",))
+    (process,) = network.processes
+    gone, host = Gone(NO_INCARNATION, "it was removed"), process.machine.record
+    network.is_true(gone, host)
+    network.advance(500, settle=True)
+    network.is_true(gone, evolve(host, process="another"))
+    with pytest.raises(PropertyViolation, match="Convergence: a member is told that it was removed"):
+        network.is_true(gone, host)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)

@@ -9,17 +9,26 @@ from callboard.core.native_rounds import RenewalRounds
 
 def test_a_round_answers_what_was_collected_before_it_began() -> None:
     rounds = RenewalRounds(due_ms=100)
-    assert rounds.begin(100, 40) == {}, "nobody asks"
+    assert rounds.begin(100, 40) is None, "nobody asks"
     rounds.collect(7, 1)
     rounds.collect(7, 2)
-    assert rounds.begin(99, 40) == {}
+    assert rounds.begin(99, 40) is None
     assert rounds.begin(100, 40) == {7: 2}
     rounds.collect(8, 1)
-    assert rounds.begin(1000, 40) == {}, "one at a time"
+    assert rounds.begin(1000, 40) is None, "one at a time"
     assert rounds.confirmed(rounds.round_id) == {7: 2}
-    assert rounds.confirmed(rounds.round_id) == {}, "each is answered once"
+    assert rounds.confirmed(rounds.round_id) is None, "each is answered once"
     assert rounds.begin_at_ms() == 140
     assert rounds.begin(140, 40) == {8: 1}
+
+
+def test_a_round_may_be_asked_for_without_a_renewal() -> None:
+    rounds = RenewalRounds(due_ms=100)
+    assert rounds.begin_at_ms(asked=True) == 100
+    assert rounds.begin(99, 40, asked=True) is None
+    assert rounds.begin(100, 40, asked=True) == {}
+    assert rounds.begin(140, 40, asked=True) is None, "one at a time"
+    assert rounds.confirmed(rounds.round_id) == {}
 
 
 def test_who_is_forgotten_is_in_no_later_round() -> None:
@@ -28,7 +37,7 @@ def test_who_is_forgotten_is_in_no_later_round() -> None:
     rounds.forget(7)
     rounds.forget(8)
     assert rounds.begin_at_ms() is None
-    assert rounds.begin(0, 40) == {}
+    assert rounds.begin(0, 40) is None
 
 
 def test_what_a_failed_round_was_for_is_in_the_next() -> None:
@@ -40,7 +49,7 @@ def test_what_a_failed_round_was_for_is_in_the_next() -> None:
     rounds.collect(8, 2)
     assert rounds.failed(first) is True
     assert rounds.failed(first) is False, "it is over"
-    assert rounds.confirmed(first) == {}
+    assert rounds.confirmed(first) is None
     assert rounds.begin(40, 40) == {7: 1, 8: 2}
 
 
@@ -51,7 +60,7 @@ def test_a_round_does_not_end_with_an_earlier_one() -> None:
     assert rounds.failed(rounds.round_id)
     rounds.begin(40, 40)
     assert rounds.failed(rounds.round_id - 1) is False
-    assert rounds.confirmed(rounds.round_id - 1) == {}
+    assert rounds.confirmed(rounds.round_id - 1) is None
     assert rounds.running
     assert rounds.confirmed(rounds.round_id) == {7: 1}
 

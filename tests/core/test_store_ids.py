@@ -91,6 +91,8 @@ def test_the_leader_refuses_at_the_door_whom_apply_would_refuse() -> None:
     driver.join(1, host("a", "file-1"))
     driver.new_office()
     driver.hello(2, host("b", "file-2"))
+    assert driver.proposals == {}
+    driver.confirm_round()
     assert driver.of(CloseStream) == [CloseStream(2, "FAILED_PRECONDITION", REFUSAL)]
     assert driver.proposals == {}
 

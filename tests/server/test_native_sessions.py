@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import grpc
 import grpc.aio
@@ -23,7 +25,9 @@ from callboard.host.session import HostRefusedError, Session
 from callboard.protos import convert
 from callboard.protos.generated import host_pb2
 from callboard.server import native_runner
+from callboard.server.endings import Ending
 from callboard.server.native_runner import NativeRunner
+from callboard.server.native_session import Context, HostSession, Way
 from callboard.server.replica import Replica
 from callboard.server.settings import NativeSettings
 from tests.host.slots import RecordingSlots, session_of
@@ -349,7 +353,7 @@ async def test_bad_first_messages_are_refused(
     ("field", "other", "words"),
     [
         ("name", "h2", "host name changed from h to h2 on one stream"),
-        ("namespace", "m", "host h is of namespace m, not n"),
+        ("namespace", "m", "host namespace changed from n to m on one stream"),
     ],
 )
 async def test_a_stream_of_one_host_does_not_speak_for_another(
@@ -370,6 +374,20 @@ async def test_a_stream_of_one_host_does_not_speak_for_another(
             with pytest.raises(grpc.aio.AioRpcError, match=words) as error:
                 await read_to_the_end(call)
         assert error.value.code().name == "INVALID_ARGUMENT"
+
+
+async def test_nor_does_it_while_no_leader_is_known() -> None:
+    said = host_pb2.HostMessage(hello=host_pb2.Hello(namespace="n", name="h2")).SerializeToString()
+    context = SimpleNamespace(read=AsyncMock(return_value=said))
+
+    async def nobody_leads(_: host_pb2.Hello) -> Way:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    session = HostSession(cast("Context", context), waiting_max=1)
+    hello = host_pb2.Hello(namespace="n", name="h")
+    ending = await session.serve(hello, check=lambda _: None, attach=nobody_leads)
+    assert ending == Ending("INVALID_ARGUMENT", "host name changed from h to h2 on one stream")
 
 
 async def read_to_the_end(call: grpc.aio.StreamStreamCall[Any, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from callboard.core.handoff_messages import Gone
+from callboard.core.handoff_messages import NO_INCARNATION, Gone, Hello
 from callboard.core.versions import Policy
 from harness.simulation.kernel import MS
 from harness.simulation.liveness import Liveness, Problem
@@ -59,9 +59,13 @@ def test_two_at_once_under_policy_eventual_are_held_to_the_bound_of_their_namesp
 def test_nobody_who_is_a_member_may_be_told_that_it_is_gone() -> None:
     world = healed().world
     member = next(iter(world.history.state.native["shop"].members.values()))
-    world.says_gone("shop", Gone(member.incarnation + 1000, "it was removed"))
-    with pytest.raises(PropertyViolation, match="Convergence: a member is told that it was removed"):
-        world.says_gone("shop", Gone(member.incarnation, "it was removed"))
+    hello = Hello("shop", Policy.EXCLUSIVE, member.host, NO_INCARNATION, 1, 0, b"")
+    world.says_gone("shop", Gone(member.incarnation + 1000, "it was removed"), hello)
+    for incarnation in (member.incarnation, NO_INCARNATION):
+        with pytest.raises(PropertyViolation, match="Convergence: a member is told that it was removed"):
+            world.says_gone("shop", Gone(incarnation, "it was removed"), hello)
+    dead = evolve(hello, host=evolve(member.host, process="another"))
+    world.says_gone("shop", Gone(NO_INCARNATION, "it was removed"), dead)
 
 
 def test_who_is_well_may_not_go_when_another_joins() -> None:

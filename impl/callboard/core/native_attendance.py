@@ -83,7 +83,7 @@ class Attendance:
     hosts: dict[int, KnownHost] = field(init=False, factory=dict)
     burial_due_ms: int | None = field(init=False, default=None)
     """When the next tombstone may be buried."""
-    leaving: dict[int, str] = field(init=False, factory=dict)
+    removals: dict[int, str] = field(init=False, factory=dict)
     """Members that are to be removed, and why, beside those that are silent."""
     newest: int = field(init=False, default=0)
     """The newest incarnation that was ever followed."""
@@ -110,7 +110,7 @@ class Attendance:
         removed = [self.hosts[incarnation] for incarnation in self._heard if incarnation not in present]
         for known in removed:
             self._heard.pop(known.incarnation)
-            self.leaving.pop(known.incarnation, None)
+            self.removals.pop(known.incarnation, None)
             self._behind.pop(known.incarnation, None)
         for incarnation, tombstone in namespace.tombstones.items():
             if incarnation not in self.hosts:
@@ -149,7 +149,7 @@ class Attendance:
         """Members to be removed, with the reason, as many as one command takes; those that are silent first."""
         timeout_ms = self.namespace.settings.failure_timeout_ms
         silent = {each: f"{self.hosts[each].name} was not heard of for {timeout_ms} ms" for each in self.silent(now_ms)}
-        return dict(list({**silent, **self.leaving}.items())[:items_max])
+        return dict(list({**silent, **self.removals}.items())[:items_max])
 
     def lagging(self, now_ms: int) -> list[int]:
         """Members that have not installed for the failure timeout what they were told."""

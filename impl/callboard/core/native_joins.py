@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from attrs import define, evolve, field
 
-from callboard.core.handoff_messages import Hello
+from callboard.core.handoff_messages import NO_INCARNATION, Hello
 from callboard.core.slot_membership import native_host_problem, store_problem
 from callboard.core.slot_records import NativeHostRecord, NativeMember, NativeNamespace
 
@@ -74,6 +74,12 @@ class Joins:
         while len(self._former) > FORMER_PROCESSES_MAX:
             del self._former[next(iter(self._former))]
 
+    def is_gone(self, hello: Hello, member: NativeMember | None) -> bool:
+        """Whether it was a member, as far as this leader knows, and is none any more. `member`: who has its name."""
+        if member is not None and is_of(hello, member):
+            return False
+        return hello.incarnation != NO_INCARNATION or self.was_member(hello.host)
+
     def was_member(self, host: NativeHostRecord) -> bool:
         """Whether the process of `host` was a member and was removed: it has to come as another (rule 7 of handoff).
 
@@ -114,23 +120,29 @@ def _record_bytes(host: NativeHostRecord) -> int:
     return 64 + sum(4 * len(text) + 3 for text in strings) + sum(4 * (len(a) + len(b)) + 7 for a, b in host.labels)
 
 
-def hello_refusal(
-    hello: Hello, earlier: Hello | None, namespace_name: str, namespace: NativeNamespace
-) -> tuple[str, str] | None:
-    """Status and one line for a host that can be no member of this namespace, or None if it can. `earlier`: what its
-    stream said before; a stream is of one host."""
+def is_of(hello: Hello, member: NativeMember) -> bool:
+    """Whether this is the member's own word: it names its incarnation, or its process before it knew that."""
+    if hello.incarnation != NO_INCARNATION:
+        return hello.incarnation == member.incarnation
+    return hello.host.process == member.host.process
+
+
+def hello_problem(hello: Hello, earlier: Hello | None, namespace_name: str) -> str | None:
+    """One line on a hello that is wrong whoever leads, or None. `earlier`: what its stream said before; a stream is of
+    one host."""
     if hello.namespace != namespace_name:
-        return "INVALID_ARGUMENT", f"host {hello.host.name} is of namespace {hello.namespace}, not {namespace_name}"
+        return f"host {hello.host.name} is of namespace {hello.namespace}, not {namespace_name}"
     if earlier is not None and hello.host.name != earlier.host.name:
-        return "INVALID_ARGUMENT", f"host name changed from {earlier.host.name} to {hello.host.name} on one stream"
+        return f"host name changed from {earlier.host.name} to {hello.host.name} on one stream"
+    return native_host_problem(hello.host)
+
+
+def admission_problem(hello: Hello, namespace_name: str, namespace: NativeNamespace) -> str | None:
+    """One line on why the host can be no member of the namespace as it is now, or None."""
     if hello.policy is not namespace.policy:
         ours = f"namespace {namespace_name} has policy {namespace.policy}"
-        return "FAILED_PRECONDITION", f"host {hello.host.name} speaks policy {hello.policy}, but {ours}"
-    problem = native_host_problem(hello.host)
-    if problem is not None:
-        return "INVALID_ARGUMENT", problem
-    problem = store_problem(namespace.policy, namespace.members, hello.host)
-    return None if problem is None else ("FAILED_PRECONDITION", problem)
+        return f"host {hello.host.name} speaks policy {hello.policy}, but {ours}"
+    return store_problem(namespace.policy, namespace.members, hello.host)
 
 
 def only_adds_store(known: NativeHostRecord, said: NativeHostRecord) -> bool:

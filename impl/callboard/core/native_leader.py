@@ -5,7 +5,8 @@ taking office. It follows rules L1 to L5 of ExclusiveHandoff and "The rule, as c
 
 * Renewals are collected for a tick; then one round through the log confirms that this leader still leads; then those
   that were collected before are answered, if their hosts are still members and not overdue. It is one round, however
-  many hosts there are.
+  many hosts there are. What ends a host for good is not said without such a round either, unless it is true whoever
+  leads: a leader that was deposed and does not know it does not know the members of the next one.
 * A removed incarnation is buried after its own farewell, or once `wait_ms` has passed since the later of this leader's
   taking office and its last answer to it.
 * Batches of members, confirmations, burials and raised fences are proposed one at a time of each kind; what comes in
@@ -35,7 +36,7 @@ from callboard.core.handoff_messages import (
     Welcome,
 )
 from callboard.core.native_attendance import Attendance, KnownHost
-from callboard.core.native_joins import Joins, hello_refusal, only_adds_store
+from callboard.core.native_joins import Joins, admission_problem, hello_problem, is_of, only_adds_store
 from callboard.core.native_leader_records import (
     CloseStream,
     FarewellReceived,
@@ -61,7 +62,7 @@ from callboard.core.native_leader_records import (
 )
 from callboard.core.native_proposals import Proposals
 from callboard.core.native_releases import Releases, renewal_problem
-from callboard.core.native_rounds import NO_RENEWAL, RenewalRounds
+from callboard.core.native_rounds import RenewalRounds
 from callboard.core.native_streams import Streams, last_word
 from callboard.core.native_views import OperatorViews
 from callboard.core.records import AnswerCode
@@ -96,6 +97,7 @@ class NativeLeader:
     _proposals: Proposals = field(init=False, factory=Proposals)
     _feed: TableFeed = field(init=False)
     views: OperatorViews = field(init=False)
+    """What it knows, as operators are told."""
     _effects: list[LeaderEffect] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -159,8 +161,9 @@ class NativeLeader:
         if self._over:
             return None
         due = self._attendance.timeouts_ms()
-        due += self._releases.overdue_times_ms(self._attendance.leaving)
-        burial_ms, round_ms = self._attendance.burial_due_ms, self._rounds.begin_at_ms()
+        due += self._releases.overdue_times_ms(self._attendance.removals)
+        burial_ms = self._attendance.burial_due_ms
+        round_ms = self._rounds.begin_at_ms(asked=self._streams.any_doubtful)
         if burial_ms is not None and not self._proposals.is_in_flight("bury"):
             due.append(max(burial_ms, self._proposals.not_before_ms("bury", burial_ms)))
         if round_ms is not None:
@@ -195,43 +198,49 @@ class NativeLeader:
     # ---- streams
 
     def _hello(self, stream_id: int, hello: Hello) -> None:
-        refusal = hello_refusal(hello, self._streams.get(stream_id), self.name, self.namespace)
-        if refusal is None and stream_id not in self._streams and len(self._streams) >= self.limits.streams_max:
+        problem = hello_problem(hello, self._streams.get(stream_id), self.name)
+        if problem is not None:
+            self._close(stream_id, "INVALID_ARGUMENT", problem)
+        elif stream_id not in self._streams and len(self._streams) >= self.limits.streams_max:
             text = f"namespace {self.name} has {len(self._streams)} streams, the most allowed"
-            refusal = "RESOURCE_EXHAUSTED", text
-        if refusal is not None:
-            self._close(stream_id, *refusal)
-            return
-        self._streams.opened(stream_id, hello)
+            self._close(stream_id, "RESOURCE_EXHAUSTED", text)
+        else:
+            self._streams.opened(stream_id, hello)
+            self._answer_hello(stream_id, hello, leads=False)
+
+    def _answer_hello(self, stream_id: int, hello: Hello, *, leads: bool) -> None:
+        """Welcome the host, or take it in, or refuse it; `leads`: a round has confirmed since that this leader does.
+
+        What refuses it may have changed under the next leader, if there is one, and what a host is told is final.
+        Numbers ascend, so only of one up to the newest that was ever known here it is certain that it has been removed.
+        """
         member = self.namespace.members.get(hello.host.name)
-        if hello.incarnation != NO_INCARNATION:
-            if member is None or member.incarnation != hello.incarnation:
-                self._answer_stranger(stream_id, hello.incarnation)
-                return
-            if member.host != hello.host and (not hello.by_front or only_adds_store(member.host, hello.host)):
-                self._join(hello, stream_id)
-        elif member is None or member.host.process != hello.host.process:
+        refusal = admission_problem(hello, self.name, self.namespace)
+        if refusal is not None or self._joins.is_gone(hello, member):
+            is_certain = refusal is None and NO_INCARNATION < hello.incarnation <= self._attendance.newest
+            if not leads and not is_certain:
+                self._streams.doubt(stream_id, self._rounds.round_id + 1)
+            elif refusal is not None:
+                self._close(stream_id, "FAILED_PRECONDITION", refusal)
+            else:
+                self._send_gone(stream_id, hello.incarnation)
+        elif member is None or not is_of(hello, member):
             # A front's word may be old, and its host dead: only hosts themselves join.
-            if self._joins.was_member(hello.host):
-                self._send_gone(stream_id, NO_INCARNATION)
-            elif not hello.by_front and self._may_have_name(member, stream_id):
+            if not hello.by_front and self._may_have_name(member, stream_id):
                 self._join(hello, stream_id)
-            return
+        else:
+            self._welcome(stream_id, hello, member)
+
+    def _welcome(self, stream_id: int, hello: Hello, member: NativeMember) -> None:
+        changed = hello.incarnation != NO_INCARNATION and member.host != hello.host
+        if changed and (not hello.by_front or only_adds_store(member.host, hello.host)):
+            self._join(hello, stream_id)
         known = self._hosts[member.incarnation]
         if hello.connection < known.connection:
             text = f"connection {hello.connection} is older than {known.connection}"
             self._close(stream_id, "ABORTED", text)
             return
         self._attach(known, stream_id, hello)
-
-    def _answer_stranger(self, stream_id: int, incarnation: int) -> None:
-        """A hello of an incarnation that is no member. Numbers ascend, so one up to the newest that was known here has
-        been removed. A later one may have been given by the next leader, if there is one, and then it is not for this
-        one to say that it is gone: a round asks first."""
-        if incarnation <= self._attendance.newest:
-            self._send_gone(stream_id, incarnation)
-        else:
-            self._rounds.collect(incarnation, NO_RENEWAL)
 
     def _may_have_name(self, member: NativeMember | None, stream_id: int) -> bool:
         """Whether nobody else is connected who has the name of `member`, or the stream has asked for it long enough."""
@@ -299,6 +308,7 @@ class NativeLeader:
             return
         known = self._hosts.get(renewal.incarnation)
         if known is None or not self._attendance.is_member(renewal.incarnation):
+            # No round: it has its number from a leader of this epoch or an earlier one, and this one has followed that.
             self._send_gone(stream_id, renewal.incarnation)
             return
         stale = known.stream_id != stream_id or renewal.connection != known.connection
@@ -317,7 +327,7 @@ class NativeLeader:
         if renewal.requests and self.exclusive:
             self._releases.request(known, renewal.requests)
         if renewal.leaving:
-            self._attendance.leaving.setdefault(known.incarnation, f"{known.name} left")
+            self._attendance.removals.setdefault(known.incarnation, f"{known.name} left")
         if self._is_overdue(known):
             return
         self._rounds.collect(known.incarnation, renewal.number)
@@ -326,7 +336,7 @@ class NativeLeader:
         late_ms = self._releases.overdue_ms(known, self._now_ms)
         if late_ms is not None:
             why = f"{known.name} is overdue with releasing slots"
-            self._attendance.leaving.setdefault(known.incarnation, why)
+            self._attendance.removals.setdefault(known.incarnation, why)
         return late_ms is not None
 
     def _farewell(self, farewell: Farewell) -> None:
@@ -339,26 +349,27 @@ class NativeLeader:
             self._attendance.schedule_burials(self._now_ms)
             self._rounds.forget(known.incarnation)
             if self._attendance.is_member(farewell.incarnation):
-                self._attendance.leaving[known.incarnation] = f"{known.name} left"
+                self._attendance.removals[known.incarnation] = f"{known.name} left"
 
     # ---- rounds
 
     def _begin_round(self) -> None:
-        renewals = self._rounds.begin(self._now_ms, self.namespace.settings.tick_ms)
-        if not renewals:
+        tick_ms = self.namespace.settings.tick_ms
+        renewals = self._rounds.begin(self._now_ms, tick_ms, asked=self._streams.any_doubtful)
+        if renewals is None:
             return
         self._effects.append(RequestRound(self._rounds.round_id))
         if self.trace is not None:
-            items = [[incarnation, number] for incarnation, number in renewals.items() if number != NO_RENEWAL]
+            items = [list(item) for item in renewals.items()]
             self._traced("ProposeRound", {"round": self._rounds.round_id, "items": items})
 
     def _round_confirmed(self, round_id: int) -> None:
-        """Answer what was collected before the round. Membership is checked in this very step, which also stamps."""
-        strangers: set[int] = set()
-        for incarnation, number in self._rounds.confirmed(round_id).items():
-            if number == NO_RENEWAL:
-                strangers.add(incarnation)
-                continue
+        """Answer renewals and hellos that came before the round. Membership is checked in this very step, which also
+        stamps."""
+        renewals = self._rounds.confirmed(round_id)
+        if renewals is None:
+            return
+        for incarnation, number in renewals.items():
             known = self._hosts.get(incarnation)
             if not self._may_answer(known) or known is None or known.stream_id is None:
                 continue
@@ -370,10 +381,10 @@ class NativeLeader:
             if self.trace is not None:
                 what = {"incarnation": incarnation, "number": number, "grants": held_fields(grants)}
                 self._traced("SendAnswer", {"round": round_id, "version": answer.version, **what})
-        if strangers:
-            gone = {each for each in strangers if not self._attendance.is_member(each)}
-            for stream_id, incarnation in self._streams.that_named(gone):
-                self._send_gone(stream_id, incarnation)
+        for stream_id in self._streams.no_doubt(round_id):
+            hello = self._streams.get(stream_id)
+            if hello is not None:  # none of those before it had it closed
+                self._answer_hello(stream_id, hello, leads=True)
 
     def _may_answer(self, known: KnownHost | None) -> bool:
         """Whether the lease of this host may be extended now: it is a member, not overdue, and has not left."""

@@ -229,7 +229,7 @@ class HostSession:
             except DecodeError:
                 return malformed(payload)
             if message.HasField("hello"):
-                refusal = check(message.hello)
+                refusal = check(message.hello) or self._other_host(message.hello)
                 if refusal is not None:
                     return refusal
                 self._hello = message.hello
@@ -242,6 +242,14 @@ class HostSession:
                     await self._way.send(message, by_front=False)
                 except ValueError as error:
                     return Ending("INVALID_ARGUMENT", str(error))
+
+    def _other_host(self, hello: host_pb2.Hello) -> Ending | None:
+        """A stream is of one host of one namespace, also between two leaders: each knows only what it was told."""
+        for what in ("namespace", "name"):
+            before, now = getattr(self._hello, what), getattr(hello, what)
+            if now != before:
+                return Ending("INVALID_ARGUMENT", f"host {what} changed from {before} to {now} on one stream")
+        return None
 
     async def _write(self) -> Ending:
         while True:
