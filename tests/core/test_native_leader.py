@@ -315,7 +315,7 @@ def test_a_deposed_leader_does_not_refuse_whom_the_next_one_took_in() -> None:
     driver.remove(first)
     other = driver.join(7, evolve(record("b"), store_id="s2"))
     driver.machine = deposed
-    for stream_id, incarnation in ((2, 0), (3, other)):
+    for stream_id, incarnation in ((2, 0), (3, other), (4, first)):
         driver.hello(stream_id, evolve(record("b"), store_id="s2"), incarnation)
         assert driver.closed() == []
     driver.at(driver.now_ms + TICK_MS)
@@ -323,19 +323,26 @@ def test_a_deposed_leader_does_not_refuse_whom_the_next_one_took_in() -> None:
     assert driver.closed() == []
     driver.at(driver.now_ms + TICK_MS)
     driver.confirm_round()
-    assert driver.closed() == [(2, "FAILED_PRECONDITION"), (3, "FAILED_PRECONDITION")], "it leads"
+    assert driver.closed() == [(each, "FAILED_PRECONDITION") for each in (2, 3, 4)], "it leads"
+
+
+def test_what_a_host_says_of_itself_changes_nothing_before_it_knows_its_number() -> None:
+    driver, incarnation = one_host()
+    driver.now_ms += TICK_MS
+    driver.hello(2, record("a", weight=50), connection=2)
+    assert [each.welcome.incarnation for each in driver.of(SendWelcome)] == [incarnation]
+    assert not driver.proposals
 
 
 def test_what_was_in_doubt_is_forgotten_with_a_later_hello_and_with_the_stream() -> None:
     driver, incarnation = one_host()
     driver.hello(2, record("b"), incarnation + 1)
     driver.hello(3, record("c"), incarnation + 2)
-    driver.hello(2, record("b"))
+    driver.hello(2, record("b"), incarnation)
+    assert [each.gone.incarnation for each in driver.of(SendGone)] == [incarnation], "that is certain"
     driver.end(3)
     driver.round()
-    assert not driver.of(SendGone)
-    driver.commit()
-    assert [each.stream_id for each in driver.of(SendWelcome)] == [2]
+    assert not driver.of(SendGone), "it is said once"
 
 
 def test_a_round_that_began_before_the_hello_removes_no_doubt() -> None:

@@ -1,10 +1,16 @@
-"""The parts that leases are made of: rounds, proposals in flight, and what a host remembers of its renewals."""
+"""The parts of leases: rounds, streams, proposals in flight, and what a host remembers of its renewals."""
 
 from __future__ import annotations
 
+from attrs import evolve
+
+from callboard.core.handoff_messages import NO_INCARNATION, Hello
 from callboard.core.native_proposals import Proposals
 from callboard.core.native_renewals import UNANSWERED_MAX, SentRenewals
 from callboard.core.native_rounds import RenewalRounds
+from callboard.core.native_streams import Streams
+from callboard.core.versions import Policy
+from tests.core.leader_driver import record
 
 
 def test_a_round_answers_what_was_collected_before_it_began() -> None:
@@ -63,6 +69,16 @@ def test_a_round_does_not_end_with_an_earlier_one() -> None:
     assert rounds.confirmed(rounds.round_id - 1) is None
     assert rounds.running
     assert rounds.confirmed(rounds.round_id) == {7: 1}
+
+
+def test_streams_are_a_mapping_to_what_each_said_last() -> None:
+    streams = Streams()
+    hello = Hello("shop", Policy.EXCLUSIVE, record("a"), NO_INCARNATION, 1, 0, b"")
+    for stream_id, connection in ((1, 1), (2, 2), (1, 3)):
+        streams.opened(stream_id, evolve(hello, connection=connection))
+    assert dict(streams) == {1: evolve(hello, connection=3), 2: evolve(hello, connection=2)}
+    streams.forget(1)
+    assert list(streams) == [2]
 
 
 def test_proposals_of_one_kind_wait_for_each_other() -> None:

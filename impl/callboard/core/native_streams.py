@@ -49,7 +49,6 @@ class Streams(Mapping[int, Hello]):
         """It is this member's from here on."""
         self._incarnations[stream_id] = incarnation
         self._insisting.pop(stream_id, None)
-        self._doubtful.pop(stream_id, None)
 
     def detach(self, stream_id: int) -> None:
         """Its member is none any more; it stays open, for the last word."""
