@@ -60,6 +60,7 @@ def test_turns_of_lost_slots_are_cancelled_and_then_the_host_stops_renewing() ->
     driver.answer(driver.renewals[-1].number)
     driver.at(cancel_ms - 1)
     assert not driver.of(CancelTurns)
+    assert driver.machine.next_deadline_ms() == cancel_ms
     driver.at(cancel_ms)
     assert driver.of(CancelTurns) == [CancelTurns((SlotRun("cart", 0, 1),), overdue_ms)]
     driver.at(cancel_ms + 1)
