@@ -39,8 +39,8 @@ HOSTS_MAX = 9
 SIDECARS_MAX = 7
 SHUTDOWN_MS = 150
 RESTART_MS = 80
-HARMLESS = {"ABORTED", "FAILED_PRECONDITION"}
-"""Statuses with which a leader may end a stream of a host that did nothing wrong."""
+HARMLESS = "ABORTED"
+"""The status with which a leader may end a stream of a host that did nothing wrong: it may come again."""
 
 ProcessTrace = Callable[[str, str, Fields], None]
 """Takes the name of a process, of an action of the specification, and the action's fields."""
@@ -181,7 +181,7 @@ class World:
 
     def calls_off(self, status: str, text: str) -> None:
         """A leader ends a stream."""
-        if status not in HARMLESS:
+        if status != HARMLESS:
             raise PropertyViolation("Convergence", f"a host that did nothing wrong is refused: {status}: {text}")
 
     def says_gone(self, namespace: str, gone: Gone, hello: Hello) -> None:

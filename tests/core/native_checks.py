@@ -104,6 +104,8 @@ def _behind(network: NativeNetwork) -> list[str]:
         for process in network.alive()
         if process.version != newest or _is_shadowed(network, process)
     ]
+    # A walk may have lost a welcome: the host says nothing until its hello is repeated, and is not heard meanwhile.
+    found += [f"{process.name} is not welcomed" for process in network.alive() if not process.machine._welcomed]
     ghosts = network.members - {process.machine.incarnation for process in network.alive()}
     return found + [f"member {each} is nobody who lives" for each in sorted(ghosts)]
 

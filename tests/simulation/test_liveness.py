@@ -68,6 +68,13 @@ def test_nobody_who_is_a_member_may_be_told_that_it_is_gone() -> None:
     world.says_gone("shop", Gone(NO_INCARNATION, "it was removed"), dead)
 
 
+def test_a_leader_may_end_a_stream_only_so_that_its_host_comes_again() -> None:
+    world = healed().world
+    world.calls_off("ABORTED", "a newer connection of host h1 took over")
+    with pytest.raises(PropertyViolation, match="Convergence: a host that did nothing wrong is refused: FAILED_PRE"):
+        world.calls_off("FAILED_PRECONDITION", "host h1 keeps state in another store")
+
+
 def test_who_is_well_may_not_go_when_another_joins() -> None:
     liveness = healed()
     liveness._others_join()

@@ -90,10 +90,11 @@ class Releases:
         worst = max(late, default=-1)
         return worst if worst >= 0 else None
 
-    def overdue_times_ms(self, leaving: Container[int]) -> list[int]:
-        """When hosts that owe slots become overdue with them if nothing changes, but for those that leave anyway."""
+    def overdue_times_ms(self, removals: Container[int]) -> list[int]:
+        """When hosts that owe slots become overdue with them if nothing changes, but for those that are to be
+        removed anyway."""
         after_ms = overdue_after_ms(self.namespace.settings)
-        return [min(self.hosts[each].owing.values()) + after_ms for each in self.owing if each not in leaving]
+        return [min(self.hosts[each].owing.values()) + after_ms for each in self.owing if each not in removals]
 
     def request(self, host: KnownHost, requests: Iterable[Held]) -> None:
         """Rule L4: only the owner may ask, and only for the present `since` and fence. A lower fence needs nothing: the
