@@ -36,7 +36,8 @@ from callboard.core.handoff_messages import (
     Welcome,
 )
 from callboard.core.native_attendance import Attendance, KnownHost
-from callboard.core.native_joins import Joins, admission_problem, hello_problem, is_of, only_adds_store
+from callboard.core.native_hellos import admission_problem, hello_problem, is_of, last_word, only_adds_store
+from callboard.core.native_joins import Joins
 from callboard.core.native_leader_records import (
     CloseStream,
     FarewellReceived,
@@ -63,7 +64,7 @@ from callboard.core.native_leader_records import (
 from callboard.core.native_proposals import Proposals
 from callboard.core.native_releases import Releases, renewal_problem
 from callboard.core.native_rounds import RenewalRounds
-from callboard.core.native_streams import Streams, last_word
+from callboard.core.native_streams import Streams
 from callboard.core.native_views import OperatorViews
 from callboard.core.records import AnswerCode
 from callboard.core.slot_index import SlotIndex

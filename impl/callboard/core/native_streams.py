@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from attrs import define, field
 
-from callboard.core.handoff_messages import NO_INCARNATION, Gone, Hello
-from callboard.core.slot_records import NativeNamespace
+from callboard.core.handoff_messages import NO_INCARNATION, Hello
 
 TAKEOVER_AFTER_MS = 500
 """A process that wants the name of a member that is connected has to say so again after this: hosts do after 1 s
@@ -81,13 +80,3 @@ class Streams(Mapping[int, Hello]):
         of its name. Whoever is there says it again; what piled up on its way comes all at once.
         """
         return now_ms - self._insisting.setdefault(stream_id, now_ms) >= TAKEOVER_AFTER_MS
-
-
-def last_word(hello: Hello, incarnation: int, namespace: NativeNamespace) -> Gone:
-    """What a host hears that is no member any more. `incarnation`: NO_INCARNATION if it never knew that it was one."""
-    name = hello.host.name
-    member, tombstone = namespace.members.get(name), namespace.tombstones.get(incarnation)
-    replaced = member is not None and member.host.process != hello.host.process
-    why = f": {tombstone.reason}" if tombstone is not None and tombstone.reason else ""
-    who = f"process {hello.host.process}" if incarnation == NO_INCARNATION else f"incarnation {incarnation}"
-    return Gone(incarnation, f"{who} of {name} was removed{why}", replaced)
